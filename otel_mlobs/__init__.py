@@ -1,0 +1,80 @@
+"""OpenTelemetry for machine-learning serving.
+
+Decorate feature lookups, candidate generation, ranking and prediction; call :func:`configure` once; see every request
+in Jaeger or Tempo and its latency in Prometheus. Importing this package imports neither numpy nor the OpenTelemetry
+SDK: names are loaded when first used (PEP 562).
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from otel_mlobs import testing as testing
+    from otel_mlobs.errors import ConfigurationError as ConfigurationError
+    from otel_mlobs.errors import MissingExtraError as MissingExtraError
+    from otel_mlobs.integrations.registry import instrument as instrument
+    from otel_mlobs.integrations.registry import uninstrument as uninstrument
+    from otel_mlobs.telemetry.config import configure as configure
+    from otel_mlobs.telemetry.config import force_flush as force_flush
+    from otel_mlobs.telemetry.config import shutdown as shutdown
+    from otel_mlobs.telemetry.operations import Operation as Operation
+    from otel_mlobs.telemetry.operations import candidate_generation as candidate_generation
+    from otel_mlobs.telemetry.operations import current_operation as current_operation
+    from otel_mlobs.telemetry.operations import feature_lookup as feature_lookup
+    from otel_mlobs.telemetry.operations import operation as operation
+    from otel_mlobs.telemetry.operations import prediction as prediction
+    from otel_mlobs.telemetry.operations import ranking as ranking
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "ConfigurationError": "otel_mlobs.errors",
+    "MissingExtraError": "otel_mlobs.errors",
+    "Operation": "otel_mlobs.telemetry.operations",
+    "candidate_generation": "otel_mlobs.telemetry.operations",
+    "configure": "otel_mlobs.telemetry.config",
+    "current_operation": "otel_mlobs.telemetry.operations",
+    "feature_lookup": "otel_mlobs.telemetry.operations",
+    "force_flush": "otel_mlobs.telemetry.config",
+    "instrument": "otel_mlobs.integrations.registry",
+    "operation": "otel_mlobs.telemetry.operations",
+    "prediction": "otel_mlobs.telemetry.operations",
+    "ranking": "otel_mlobs.telemetry.operations",
+    "shutdown": "otel_mlobs.telemetry.config",
+    "testing": "otel_mlobs",
+    "uninstrument": "otel_mlobs.integrations.registry",
+}
+
+__all__ = [
+    "ConfigurationError",
+    "MissingExtraError",
+    "Operation",
+    "__version__",
+    "candidate_generation",
+    "configure",
+    "current_operation",
+    "feature_lookup",
+    "force_flush",
+    "instrument",
+    "operation",
+    "prediction",
+    "ranking",
+    "shutdown",
+    "testing",
+    "uninstrument",
+]
+
+
+def __getattr__(name: str) -> object:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'otel_mlobs' has no attribute {name!r}")
+    value = import_module(f"otel_mlobs.{name}") if home == "otel_mlobs" else getattr(import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

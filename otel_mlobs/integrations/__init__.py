@@ -1,0 +1,1 @@
+"""One third-party library a module; each is imported only when it is asked for."""

@@ -1,0 +1,470 @@
+"""What a process is told: arguments, then ``OTEL_*`` variables, then the file named by ``MLOBS_CONFIG``, then defaults.
+
+Every value is resolved and checked here, before anything is built; a wrong one raises
+:class:`~otel_mlobs.errors.ConfigurationError` with the fix. No file is ever found by chance in the working directory.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import unquote, urlsplit, urlunsplit
+
+from otel_mlobs.errors import ConfigurationError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+Signal = Literal["traces", "metrics", "logs"]
+SIGNALS: tuple[Signal, ...] = ("traces", "metrics", "logs")
+
+TAKES: dict[str, tuple[Signal, ...]] = {
+    "collector": ("traces", "metrics", "logs"),
+    "jaeger": ("traces",),
+    "tempo": ("traces",),
+    "prometheus": ("metrics",),
+    "console": ("traces",),
+    "file": ("traces", "metrics", "logs"),
+    "none": (),
+}
+"""The backends and the signals that each takes; Jaeger and Tempo refuse OTLP metrics and logs."""
+
+PROTOCOLS = ("http/protobuf", "grpc")
+COMPRESSIONS = ("none", "gzip", "deflate")
+
+DEFAULT_METRIC_INTERVAL = 15.0
+"""Seconds. OpenTelemetry's own 60 s leaves a two-minute rate window with a single step."""
+DEFAULT_TIMEOUT = 10.0
+DEFAULT_LATENCY_OBJECTIVE = 0.08
+
+
+class Headers(Mapping[str, str]):
+    """Headers whose values never show in a repr: they hold tokens."""
+
+    def __init__(self, items: Mapping[str, str]) -> None:
+        self._items = dict(items)
+
+    def __getitem__(self, key: str) -> str:
+        return self._items[key]
+
+    def __iter__(self) -> Any:
+        return iter(self._items)
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __repr__(self) -> str:
+        return "{" + ", ".join(f"{key!r}: '***'" for key in self._items) + "}"
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """Where one signal goes, and how. ``url`` is complete; its user information is hidden in the repr."""
+
+    signal: Signal
+    exporter: Literal["otlp", "console", "file"]
+    url: str = field(default="", repr=False)
+    protocol: str = "http/protobuf"
+    headers: Headers = field(default_factory=lambda: Headers({}))
+    compression: str = "none"
+    timeout: float = DEFAULT_TIMEOUT
+    certificate: str | None = None
+    client_certificate: str | None = None
+    client_key: str | None = None
+    path: str | None = None
+
+    @property
+    def shown(self) -> str:
+        """The destination as it may be printed."""
+        return redacted(self.url) if self.exporter == "otlp" else self.path or self.exporter
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All that :func:`otel_mlobs.configure` needs to know, resolved and checked."""
+
+    service_name: str | None
+    resource: Mapping[str, str]
+    backend: str | None
+    pipelines: tuple[Pipeline, ...]
+    logs: bool
+    sampling_ratio: float | None
+    metric_interval: float
+    latency_objective: float
+    exception_messages: bool
+    disabled: bool
+    notes: tuple[str, ...] = ()
+
+    def pipeline(self, signal: Signal) -> Pipeline | None:
+        """The pipeline of ``signal``, or None where it goes nowhere."""
+        return next((pipeline for pipeline in self.pipelines if pipeline.signal == signal), None)
+
+
+ARGUMENTS = (
+    "service_name", "backend", "endpoint", "traces_endpoint", "metrics_endpoint", "logs_endpoint", "protocol",
+    "headers", "compression", "timeout", "certificate", "client_certificate", "client_key", "path", "logs",
+    "service_version", "service_namespace", "environment", "instance_id", "resource_attributes", "sampling_ratio",
+    "metric_interval", "latency_objective", "exception_messages",
+)  # fmt: skip
+"""What may be said, as an argument of ``configure`` or as a key of the file's ``[configure]`` table."""
+
+
+def resolve(arguments: Mapping[str, Any], environ: Mapping[str, str] | None = None) -> Settings:
+    """Resolve ``arguments`` (None means not given) against the environment, the file and the defaults."""
+    return _Resolver(arguments, os.environ if environ is None else environ).settings()
+
+
+def redacted(url: str) -> str:
+    """``url`` without its user information and query, which may hold secrets."""
+    parts = urlsplit(url)
+    host = parts.netloc.rpartition("@")[2]
+    return urlunsplit((parts.scheme, host, parts.path, "***" if parts.query else "", ""))
+
+
+def duration_bounds(base: tuple[float, ...], objective: float) -> tuple[float, ...]:
+    """The histogram's bounds in seconds, the objective among them: an alert on it is then exact."""
+    return tuple(sorted({*base, objective}))
+
+
+def load_file(path: str) -> dict[str, Any]:
+    """The ``[configure]`` table of the file at ``path``; an unknown key or table raises and names the nearest one."""
+    try:
+        with Path(path).open("rb") as handle:
+            content = tomllib.load(handle)
+    except OSError as error:
+        raise ConfigurationError(f"MLOBS_CONFIG={path!r} cannot be read: {error.strerror}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigurationError(f"{path} is not valid TOML: {error}") from error
+    _known(content, ("configure",), f"{path}: table")
+    table = content.get("configure", {})
+    if not isinstance(table, dict):
+        raise ConfigurationError(f"{path}: [configure] must be a table, got {table!r}")
+    _known(table, ARGUMENTS, f"{path}: [configure]")
+    return table
+
+
+def _known(table: Mapping[str, Any], names: tuple[str, ...], where: str) -> None:
+    for key in table:
+        if key not in names:
+            near = difflib.get_close_matches(key, names, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(names)}"
+            raise ConfigurationError(f"{where} has no {key!r}{hint}")
+
+
+class _Resolver:
+    def __init__(self, arguments: Mapping[str, Any], environ: Mapping[str, str]) -> None:
+        _known(arguments, ARGUMENTS, "configure()")
+        self._arguments = {key: value for key, value in arguments.items() if value is not None}
+        self._environ = environ
+        named = environ.get("MLOBS_CONFIG", "").strip()
+        self._file = load_file(named) if named else {}
+        self._notes: list[str] = []
+
+    def settings(self) -> Settings:
+        backend = self._backend()
+        logs = bool(_checked_bool("logs", self._value("logs", default=False)))
+        pipelines = tuple(
+            pipeline for signal in SIGNALS if (pipeline := self._pipeline(signal, backend, logs=logs)) is not None
+        )
+        ratio = self._value("sampling_ratio")
+        messages = _checked_bool("exception_messages", self._value("exception_messages", default=False))
+        return Settings(
+            service_name=self._service_name(),
+            resource=self._resource(),
+            backend=backend,
+            pipelines=pipelines,
+            logs=logs,
+            sampling_ratio=None if ratio is None else _number("sampling_ratio", ratio, at_least=0.0, at_most=1.0),
+            metric_interval=self._metric_interval(),
+            latency_objective=_positive(
+                "latency_objective", self._value("latency_objective", default=DEFAULT_LATENCY_OBJECTIVE)
+            ),
+            exception_messages=messages,
+            disabled=self._environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true",
+            notes=tuple(self._notes),
+        )
+
+    # -- where a value comes from -------------------------------------------------------------------------------------
+
+    def _value(self, name: str, *variables: str, default: Any = None) -> Any:
+        """Argument, else the first variable that is set, else the file, else ``default``."""
+        if name in self._arguments:
+            return self._arguments[name]
+        for variable in variables:
+            found = self._environ.get(variable, "").strip()
+            if found:
+                return found
+        return self._file.get(name, default)
+
+    def _otlp(self, name: str, signal: Signal, default: Any = None) -> tuple[str, Any]:
+        """A value of the OTLP exporter, the signal's own variable first; with the name to blame for it."""
+        own, common = (f"OTEL_EXPORTER_OTLP_{part}{name.upper()}" for part in (f"{signal.upper()}_", ""))
+        if name in self._arguments:
+            return name, self._arguments[name]
+        for variable in (own, common):
+            if self._environ.get(variable, "").strip():
+                return variable, self._environ[variable].strip()
+        return name, self._file.get(name, default)
+
+    # -- the service ---------------------------------------------------------------------------------------------------
+
+    def _service_name(self) -> str | None:
+        for source in (
+            self._arguments.get("service_name"),
+            self._environ.get("OTEL_SERVICE_NAME", "").strip() or None,
+            self._resource_variable().get("service.name"),
+            self._file.get("service_name"),
+        ):
+            if source is not None:
+                if not isinstance(source, str) or not source.strip():
+                    raise ConfigurationError(f"service_name must be a string that is not empty, got {source!r}")
+                return source
+        return None
+
+    def _resource(self) -> dict[str, str]:
+        """Resource attributes; the SDK adds those of its detectors beneath."""
+        return {**_resource_of(self._file), **self._resource_variable(), **_resource_of(self._arguments)}
+
+    def _resource_variable(self) -> dict[str, str]:
+        pairs = (pair.partition("=") for pair in self._environ.get("OTEL_RESOURCE_ATTRIBUTES", "").split(","))
+        return {unquote(key.strip()): unquote(value.strip()) for key, sign, value in pairs if sign and key.strip()}
+
+    # -- where the signals go -------------------------------------------------------------------------------------------
+
+    def _backend(self) -> str | None:
+        backend = self._value("backend")
+        if backend is None:
+            named = any(f"{signal}_endpoint" in self._arguments for signal in SIGNALS)
+            return None if named and "endpoint" not in self._arguments else "collector"
+        if backend not in TAKES:
+            near = difflib.get_close_matches(str(backend), TAKES, n=1)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            raise ConfigurationError(f"unknown backend {backend!r}: {hint}known are {', '.join(map(repr, TAKES))}")
+        return str(backend)
+
+    def _pipeline(self, signal: Signal, backend: str | None, *, logs: bool) -> Pipeline | None:
+        own = f"{signal}_endpoint"
+        variable = f"OTEL_EXPORTER_OTLP_{signal.upper()}_ENDPOINT"
+        says_otlp = own in self._arguments or (own in self._file and backend is None)
+        if signal == "logs" and not logs and not says_otlp:
+            return None
+        exporter = "" if "backend" in self._arguments or says_otlp else self._exporter_variable(signal)
+        if exporter == "none":
+            return None
+        given = says_otlp or bool(self._environ.get(variable)) or own in self._file
+        if backend == "none" and not says_otlp:
+            return None
+        if backend in ("console", "file") and not says_otlp and exporter in ("", backend):
+            return self._local(signal, backend)
+        if exporter == "console":
+            return self._local(signal, "console")
+        if backend is None and not given:
+            return None
+        if backend is not None and signal not in TAKES[backend] and not given:
+            if signal == "metrics" or (signal == "logs" and logs):
+                self._refused(signal, backend)
+            return None
+        return self._network(signal, backend)
+
+    def _refused(self, signal: Signal, backend: str) -> None:
+        if backend in ("jaeger", "tempo"):
+            self._notes.append(
+                f"{backend} takes no {signal}: none are sent; give {signal}_endpoint= to send them elsewhere"
+            )
+
+    def _exporter_variable(self, signal: Signal) -> str:
+        variable = f"OTEL_{signal.upper()}_EXPORTER"
+        exporter = self._environ.get(variable, "").strip().lower()
+        if exporter in ("", "otlp"):
+            return ""
+        if exporter in ("none", "console"):
+            return exporter
+        raise ConfigurationError(f"{variable}={exporter!r} is not known here: use otlp, console or none")
+
+    def _local(self, signal: Signal, backend: str | None) -> Pipeline | None:
+        if backend == "console":
+            return Pipeline(signal, "console") if signal == "traces" else None
+        path = self._value("path")
+        if not isinstance(path, (str, os.PathLike)) or not os.fspath(path):
+            raise ConfigurationError('backend="file" needs path=, the file that gets the OTLP-JSON lines')
+        path = os.fspath(path)
+        folder = Path(path).parent
+        if not folder.is_dir():
+            raise ConfigurationError(f"path={path!r}: there is no folder {str(folder)!r}")
+        if Path(path).is_dir():
+            raise ConfigurationError(f"path={path!r} is a folder, a file's name was expected")
+        return Pipeline(signal, "file", path=path)
+
+    def _network(self, signal: Signal, backend: str | None) -> Pipeline:
+        blame, protocol = self._otlp("protocol", signal, PROTOCOLS[0])
+        if protocol not in PROTOCOLS:
+            raise ConfigurationError(f"{blame}={protocol!r} is not supported: use {' or '.join(PROTOCOLS)}")
+        blame, url = self._url(signal, backend, protocol)
+        _check_url(blame, url)
+        self._note_port(blame, url, protocol)
+        blame, compression = self._otlp("compression", signal, "none")
+        if compression not in COMPRESSIONS:
+            raise ConfigurationError(f"{blame}={compression!r}: use {', '.join(COMPRESSIONS)}")
+        if compression == "deflate" and protocol == "grpc":
+            raise ConfigurationError(f"{blame}='deflate' is not supported over gRPC here: use gzip")
+        blame, timeout = self._otlp("timeout", signal, DEFAULT_TIMEOUT)
+        files = {name: self._readable(*self._otlp(name, signal)) for name in
+                 ("certificate", "client_certificate", "client_key")}  # fmt: skip
+        if files["client_key"] and not files["client_certificate"]:
+            raise ConfigurationError("client_key is given without client_certificate: TLS needs both")
+        return Pipeline(
+            signal,
+            "otlp",
+            url=url,
+            protocol=protocol,
+            headers=self._headers(signal),
+            compression=compression,
+            timeout=_positive(blame, timeout),
+            **files,
+        )
+
+    def _url(self, signal: Signal, backend: str | None, protocol: str) -> tuple[str, str]:
+        own, variable = f"{signal}_endpoint", f"OTEL_EXPORTER_OTLP_{signal.upper()}_ENDPOINT"
+        if own in self._arguments:
+            return own, _complete(own, self._arguments[own], signal, protocol)
+        if "endpoint" in self._arguments:
+            return "endpoint", _complete("endpoint", self._arguments["endpoint"], signal, protocol)
+        if self._environ.get(variable, "").strip():
+            return variable, self._environ[variable].strip()  # the specification: as it is
+        if self._environ.get("OTEL_EXPORTER_OTLP_ENDPOINT", "").strip():
+            name = "OTEL_EXPORTER_OTLP_ENDPOINT"
+            return name, _complete(name, self._environ[name].strip(), signal, protocol)
+        for name in (own, "endpoint"):
+            if name in self._file:
+                return name, _complete(name, self._file[name], signal, protocol)
+        if backend == "prometheus":
+            return "endpoint", _complete("endpoint", "http://localhost:9090/api/v1/otlp", signal, protocol)
+        port = 4317 if protocol == "grpc" else 4318
+        return "endpoint", _complete("endpoint", f"http://localhost:{port}", signal, protocol)
+
+    def _note_port(self, blame: str, url: str, protocol: str) -> None:
+        port = urlsplit(url).port
+        if port == 4317 and protocol != "grpc":
+            note = f"{blame}: 4317 is the port of OTLP over gRPC, and {protocol} is usually on 4318"
+        elif port == 4318 and protocol == "grpc":
+            note = f"{blame}: 4318 is the port of OTLP over HTTP, and gRPC is usually on 4317"
+        else:
+            return
+        if note not in self._notes:
+            self._notes.append(note)
+
+    def _headers(self, signal: Signal) -> Headers:
+        blame, given = self._otlp("headers", signal, {})
+        if isinstance(given, str):
+            pairs = [pair.partition("=") for pair in given.split(",") if pair.strip()]
+            if any(not key.strip() or not sign for key, sign, _ in pairs):
+                raise ConfigurationError(f"{blame} must read key=value,key=value (its value is not shown)")
+            given = {unquote(key.strip()): unquote(value.strip()) for key, _, value in pairs}
+        if not isinstance(given, Mapping):
+            raise ConfigurationError(f"{blame} must be a mapping of strings, got a {type(given).__name__}")
+        for key, value in given.items():
+            if not isinstance(key, str) or not isinstance(value, str):
+                raise ConfigurationError(f"{blame}: header {key!r} must be a string with a string as its value")
+            if any(sign in key + value for sign in "\r\n"):
+                raise ConfigurationError(f"{blame}: header {key!r} has a line break in it")
+        return Headers({key.lower(): value for key, value in given.items()})
+
+    def _readable(self, blame: str, path: Any) -> str | None:
+        if path is None:
+            return None
+        try:
+            with Path(path).open("rb") as handle:
+                handle.read(1)
+        except (OSError, TypeError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            raise ConfigurationError(f"{blame}={path!r} cannot be read: {reason}") from error
+        return os.fspath(path)
+
+    def _metric_interval(self) -> float:
+        if "metric_interval" in self._arguments:
+            return _positive("metric_interval", self._arguments["metric_interval"])
+        variable = "OTEL_METRIC_EXPORT_INTERVAL"
+        if self._environ.get(variable, "").strip():
+            return _positive(variable, self._environ[variable]) / 1000.0
+        return _positive("metric_interval", self._file.get("metric_interval", DEFAULT_METRIC_INTERVAL))
+
+
+def _resource_of(source: Mapping[str, Any]) -> dict[str, str]:
+    given = source.get("resource_attributes", {})
+    if not isinstance(given, Mapping):
+        raise ConfigurationError(f"resource_attributes must be a mapping, got {given!r}")
+    attributes = dict(given)
+    for key, value in given.items():
+        if not isinstance(key, str) or not isinstance(value, (str, bool, int, float)):
+            raise ConfigurationError(f"resource_attributes must map strings to plain values, got {key!r}: {value!r}")
+    for name, key in (
+        ("service_version", "service.version"),
+        ("service_namespace", "service.namespace"),
+        ("environment", "deployment.environment.name"),
+        ("instance_id", "service.instance.id"),
+    ):
+        value = source.get(name)
+        if value is not None:
+            if not isinstance(value, str) or not value:
+                raise ConfigurationError(f"{name} must be a string that is not empty, got {value!r}")
+            attributes[key] = value
+    return attributes
+
+
+def _complete(blame: str, url: Any, signal: Signal, protocol: str) -> str:
+    """Add the signal's path to a base URL; one that already ends in it stays as it is."""
+    if not isinstance(url, str):
+        raise ConfigurationError(f"{blame} must be a URL, as http://localhost:4318, got {url!r}")
+    url = url.strip()
+    if protocol == "grpc":
+        return url
+    base = url.rstrip("/")
+    return base if base.endswith(f"/v1/{signal}") else f"{base}/v1/{signal}"
+
+
+def _check_url(blame: str, url: str) -> None:
+    shown = redacted(url) if "://" in url else url.rpartition("@")[2]
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or "://" not in url:
+        raise ConfigurationError(f"{blame}={shown!r} has no scheme: write http://… or https://…")
+    try:
+        port = parts.port
+    except ValueError:
+        raise ConfigurationError(f"{blame}={shown!r}: the port must be a number from 1 to 65535") from None
+    if not parts.hostname:
+        raise ConfigurationError(f"{blame}={shown!r} names no host")
+    if port == 0:
+        raise ConfigurationError(f"{blame}={shown!r}: the port must be a number from 1 to 65535")
+
+
+def _number(name: str, value: Any, *, at_least: float, at_most: float = float("inf")) -> float:
+    expected = f"a number from {at_least:g}" + ("" if at_most == float("inf") else f" to {at_most:g}")
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        number = float(value)
+    except (TypeError, ValueError):
+        raise ConfigurationError(f"{name} must be {expected}, got {value!r}") from None
+    if not at_least <= number <= at_most or number == float("inf"):
+        raise ConfigurationError(f"{name} must be {expected}, got {value!r}")
+    return number
+
+
+def _positive(name: str, value: Any) -> float:
+    number = _number(name, value, at_least=0.0)
+    if number == 0.0:
+        raise ConfigurationError(f"{name} must be positive, got {value!r}")
+    return number
+
+
+def _checked_bool(name: str, value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    raise ConfigurationError(f"{name} must be true or false, got {value!r}")

@@ -1,0 +1,334 @@
+"""``configure()``: one call that sets up traces, metrics and logs, and what flushes and stops them again."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from opentelemetry import metrics, trace
+
+from otel_mlobs import settings as settings_room
+from otel_mlobs.errors import MissingExtraError
+from otel_mlobs.telemetry import guard, instruments, running
+from otel_mlobs.telemetry.bounded import Signal, flush_all, stop_all
+from otel_mlobs.telemetry.instruments import DEFAULT_DURATION_BOUNDS
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.metrics.export import MetricExporter
+
+    from otel_mlobs.settings import Pipeline, Settings
+    from otel_mlobs.telemetry.pipelines import MetricPipeline, PerProcess
+    from otel_mlobs.telemetry.resource import ProcessResource
+
+_logger = logging.getLogger("otel_mlobs")
+
+DEFAULT_FLUSH_TIMEOUT = 10.0
+
+
+class _State:
+    """What ``configure`` built in this process."""
+
+    def __init__(self) -> None:
+        self.settings: Settings | None = None
+        self.signals: list[Signal] = []
+        self.metrics: MetricPipeline | None = None
+        self.stopped = False
+
+
+_state = _State()
+_configuring = threading.Lock()
+
+
+def configure(
+    service_name: str | None = None,
+    *,
+    backend: str | None = None,
+    endpoint: str | None = None,
+    traces_endpoint: str | None = None,
+    metrics_endpoint: str | None = None,
+    logs_endpoint: str | None = None,
+    protocol: str | None = None,
+    headers: Mapping[str, str] | None = None,
+    compression: str | None = None,
+    timeout: float | None = None,
+    certificate: str | None = None,
+    client_certificate: str | None = None,
+    client_key: str | None = None,
+    path: str | os.PathLike[str] | None = None,
+    logs: bool | None = None,
+    service_version: str | None = None,
+    service_namespace: str | None = None,
+    environment: str | None = None,
+    instance_id: str | None = None,
+    resource_attributes: Mapping[str, str] | None = None,
+    sampling_ratio: float | None = None,
+    metric_interval: float | None = None,
+    latency_objective: float | None = None,
+    exception_messages: bool | None = None,
+) -> None:
+    """Set up telemetry for this process, once, and say plainly what is wrong if it cannot be.
+
+    What is left out comes from the ``OTEL_*`` variables, then from the ``[configure]`` table of the file named by
+    ``MLOBS_CONFIG``, then from the defaults. Providers that exist already, set by your code or by
+    ``opentelemetry-instrument``, are used as they are.
+
+    Args:
+        service_name: ``service.name`` of everything sent.
+        backend: ``"collector"`` (default), ``"jaeger"``, ``"tempo"``, ``"prometheus"``, ``"console"`` (draws each
+            request as a tree), ``"file"`` (OTLP-JSON lines at ``path``) or ``"none"``. Jaeger and Tempo get traces
+            only, Prometheus metrics only: they refuse the rest.
+        endpoint: Base URL for all signals, as ``http://localhost:4318``.
+        traces_endpoint: Base URL for traces; given alone, without ``backend``, only the named signals are sent.
+        metrics_endpoint: Base URL for metrics, as ``http://prometheus:9090/api/v1/otlp``.
+        logs_endpoint: Base URL for logs.
+        protocol: ``"http/protobuf"`` (default) or ``"grpc"``.
+        headers: Sent with every request; their values show in no repr and no log.
+        compression: ``"none"`` (default), ``"gzip"`` or, over HTTP, ``"deflate"``.
+        timeout: Seconds that one request may take, retries included; 10 unless set.
+        certificate: File with the certificate authorities to trust.
+        client_certificate: File with the client's certificate, for mutual TLS.
+        client_key: File with its key.
+        path: The file that ``backend="file"`` appends to.
+        logs: Put trace and span ids on Python's log records, and send them as OTLP logs where the backend takes them.
+            Needs the extra ``logs``.
+        service_version: ``service.version``.
+        service_namespace: ``service.namespace``.
+        environment: ``deployment.environment.name``, as ``"production"``.
+        instance_id: ``service.instance.id``; a random one unless set. Forked children add ``/<pid>`` to it.
+        resource_attributes: Further attributes of the resource.
+        sampling_ratio: Share of traces to keep, 0 to 1, where the caller has not decided; all unless set here or by
+            ``OTEL_TRACES_SAMPLER``.
+        metric_interval: Seconds between metric exports; 15 unless set.
+        latency_objective: Seconds; made a bound of the latency histogram, so that an alert on it is exact. 0.08
+            unless set.
+        exception_messages: Whether spans carry exception messages. They quote values: false unless set.
+
+    Raises:
+        ConfigurationError: a value is wrong; nothing was changed.
+        MissingExtraError: ``logs=True`` without the extra ``logs``.
+    """
+    arguments = dict(locals())
+    resolved = settings_room.resolve(arguments)
+    if resolved.logs:
+        _require_logging_instrumentation()
+    with _configuring:
+        if _state.settings is not None:
+            _logger.warning(
+                "configure() was called before, for service %r: providers are set once per process, this call changes "
+                "nothing",
+                _state.settings.service_name,
+            )
+            return
+        _state.settings = resolved
+        running.record_exception_messages(resolved.exception_messages)
+        instruments.set_duration_bounds(
+            settings_room.duration_bounds(DEFAULT_DURATION_BOUNDS, resolved.latency_objective)
+        )
+        if resolved.disabled:
+            _logger.warning("OTEL_SDK_DISABLED is set: nothing is recorded and nothing is sent")
+            return
+        for note in resolved.notes:
+            _logger.warning("%s", note)
+        _build(resolved, arguments)
+        os.register_at_fork(
+            before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child
+        )
+        atexit.register(shutdown)
+
+
+def force_flush(timeout: float = DEFAULT_FLUSH_TIMEOUT) -> bool:
+    """Send what has been recorded so far; true if all of it went out within ``timeout`` seconds."""
+    return flush_all(_state.signals, timeout)
+
+
+def shutdown(timeout: float = DEFAULT_FLUSH_TIMEOUT) -> bool:
+    """Send what is left and stop; true if all of it went out within ``timeout`` seconds. Runs by itself at exit.
+
+    Later operations run and are not recorded. Providers that were not ours are left alone.
+    """
+    if _state.stopped or _state.settings is None:
+        return True
+    _state.stopped = True
+    return stop_all(_state.signals, timeout)
+
+
+def active_settings() -> Settings | None:
+    """What ``configure`` was told in this process, or None before it was called."""
+    return _state.settings
+
+
+
+
+def _build(resolved: Settings, arguments: Mapping[str, Any]) -> None:
+    """Build the providers that are not there yet, and name once what could not be used."""
+    from otel_mlobs.telemetry.resource import make_resource
+
+    resource = make_resource(resolved.service_name, resolved.resource)
+    foreign = [name for name, is_foreign in (("tracer", _has_tracer_provider()), ("meter", _has_meter_provider()))
+               if is_foreign]  # fmt: skip
+    if foreign:
+        ignored = [name for name, value in arguments.items() if value is not None]
+        _logger.warning(
+            "a %s provider is already set, by your code or by opentelemetry-instrument: it is used as it is, and for "
+            "it this is ignored: %s",
+            " and a ".join(foreign),
+            ", ".join(ignored) or "nothing",
+        )
+    if "tracer" not in foreign:
+        _build_traces(resolved, resource)
+    pipeline = resolved.pipeline("metrics")
+    if "meter" not in foreign and pipeline is not None:
+        _build_metrics(pipeline, resolved, resource)
+    if resolved.logs or resolved.pipeline("logs"):
+        _build_logs(resolved.pipeline("logs"), resource)
+
+
+def _build_traces(resolved: Settings, resource: ProcessResource) -> None:
+    pipeline = resolved.pipeline("traces")
+    if pipeline is None:
+        return
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcessor
+
+    from otel_mlobs.telemetry.pipelines import Spans
+
+    sampler = None
+    if resolved.sampling_ratio is not None:
+        from opentelemetry.sdk.trace.sampling import ParentBasedTraceIdRatio
+
+        sampler = ParentBasedTraceIdRatio(resolved.sampling_ratio)
+    provider = TracerProvider(sampler=sampler, resource=resource, shutdown_on_exit=False)
+    sending = _per_process(pipeline)
+    exporter = Spans(sending)
+    # A person watches the console: each tree is drawn as its request ends, not with the next batch.
+    simple = pipeline.exporter == "console"
+    provider.add_span_processor(SimpleSpanProcessor(exporter) if simple else BatchSpanProcessor(exporter))
+    trace.set_tracer_provider(provider)
+    _add_signal("traces", provider.force_flush, provider.shutdown, sending)
+
+
+def _build_metrics(pipeline: Pipeline, resolved: Settings, resource: ProcessResource) -> None:
+    from opentelemetry.sdk.metrics import MeterProvider
+
+    from otel_mlobs.telemetry.pipelines import MetricPipeline
+
+    made = MetricPipeline(_maker(pipeline), _outage(pipeline), resolved.metric_interval)
+    provider = MeterProvider(metric_readers=[made.reader], resource=resource, shutdown_on_exit=False)
+    metrics.set_meter_provider(provider)
+    made.start(provider)
+    _state.metrics = made
+    _add_signal("metrics", made.send_now, made.stop, made.exporter)
+
+
+def _build_logs(pipeline: Pipeline | None, resource: ProcessResource) -> None:
+    from opentelemetry._logs import set_logger_provider
+    from opentelemetry.instrumentation.logging import LoggingInstrumentor
+
+    if pipeline is not None:
+        from opentelemetry.sdk._logs import LoggerProvider
+        from opentelemetry.sdk._logs.export import BatchLogRecordProcessor
+
+        from otel_mlobs.telemetry.pipelines import Logs
+
+        provider = LoggerProvider(resource=resource, shutdown_on_exit=False)
+        sending = _per_process(pipeline)
+        provider.add_log_record_processor(BatchLogRecordProcessor(Logs(sending)))
+        set_logger_provider(provider)
+        _add_signal("logs", provider.force_flush, provider.shutdown, sending)
+    LoggingInstrumentor().instrument(
+        inject_trace_context=True, enable_log_auto_instrumentation=pipeline is not None, set_logging_format=False
+    )
+
+
+def _per_process(pipeline: Pipeline) -> PerProcess:
+    from otel_mlobs.telemetry.pipelines import PerProcess
+
+    return PerProcess(_maker(pipeline), _outage(pipeline))
+
+
+def _add_signal(name: str, flush: Callable[[], object], stop: Callable[[], object], sending: PerProcess) -> None:
+    def run(call: Callable[[], object]) -> Callable[[], bool]:
+        # The SDK's processors answer true whether or not the exporter took the batch.
+        def answer() -> bool:
+            return call() is not False and sending.last_taken
+
+        return answer
+
+    _state.signals.append(Signal(run(flush), run(stop), lambda: sending.is_down, name))
+
+
+def _outage(pipeline: Pipeline) -> Any:
+    if pipeline.exporter != "otlp":
+        return None
+    from otel_mlobs.telemetry.pipelines import Outage
+
+    outage = Outage(pipeline)
+    outage.probe()
+    return outage
+
+
+def _maker(pipeline: Pipeline) -> Callable[[], Any]:
+    """What makes the exporter of ``pipeline`` in the process that first uses it."""
+    if pipeline.exporter == "console":
+        from otel_mlobs.telemetry.console import ConsoleTreeExporter
+
+        return ConsoleTreeExporter
+    if pipeline.exporter == "file":
+        from otel_mlobs.telemetry import exporters
+
+        writer = exporters.FileWriter(pipeline.path or "")
+        kinds: dict[str, Callable[[exporters.FileWriter], Any]] = {
+            "traces": exporters.FileSpanExporter,
+            "metrics": exporters.FileMetricExporter,
+            "logs": exporters.FileLogExporter,
+        }
+        return lambda: kinds[pipeline.signal](writer)
+    from otel_mlobs.telemetry.pipelines import otlp_exporter
+
+    return lambda: otlp_exporter(pipeline)
+
+
+def _has_tracer_provider() -> bool:
+    return not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
+
+
+def _has_meter_provider() -> bool:
+    # The API keeps its proxy's class private; its name is what tells it apart from a provider that somebody set.
+    return type(metrics.get_meter_provider()).__name__ != "_ProxyMeterProvider"
+
+
+def _require_logging_instrumentation() -> None:
+    try:
+        import opentelemetry.instrumentation.logging  # noqa: F401
+    except ImportError as error:
+        raise MissingExtraError("logs=True", "logs", "opentelemetry-instrumentation-logging") from error
+
+
+def _before_fork() -> None:
+    if _state.metrics is not None:
+        _state.metrics.before_fork()
+
+
+def _after_fork_in_parent() -> None:
+    if _state.metrics is not None:
+        _state.metrics.after_fork_in_parent()
+
+
+def _after_fork_in_child() -> None:
+    """Registered after the SDK's own hooks, so that theirs have run."""
+    try:
+        instruments.after_fork_in_child()
+        for signal in _state.signals:
+            signal.start()
+        if _state.metrics is not None:
+            _state.metrics.after_fork_in_child()
+        if "multiprocessing.util" in sys.modules:
+            # multiprocessing's children leave through os._exit, where atexit is not heard.
+            sys.modules["multiprocessing.util"].Finalize(None, shutdown, exitpriority=0)
+    except Exception as error:  # noqa: BLE001 - a fork must not fail because of us
+        guard.report("fork", error)

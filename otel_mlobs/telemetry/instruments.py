@@ -1,0 +1,189 @@
+"""The tracer and the instruments, made from :mod:`otel_mlobs.semconv` when first needed.
+
+Only OpenTelemetry's API is used here, so the providers may be ours, the user's, or none at all. Histogram bounds are
+passed as the instrument's advice, because views belong to whoever built the provider.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from opentelemetry import metrics, trace
+from opentelemetry.metrics import _internal as _metrics_internal
+
+from otel_mlobs import __version__, semconv
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from opentelemetry.metrics import Counter, Histogram, Meter
+    from opentelemetry.trace import Tracer
+
+SCOPE = "otel_mlobs"
+
+DEFAULT_DURATION_BOUNDS = (
+    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.15, 0.25, 0.5, 0.75, 1.5, 2.5, 7.5,
+)  # fmt: skip
+"""Seconds. None is a whole number: Prometheus writes ``le="1"`` or ``le="1.0"`` depending on how the point came."""
+
+_MAX_SERIES = 2000
+"""The SDK's own limit of attribute sets per instrument: beyond it no further series is announced."""
+
+_lock = threading.Lock()
+_bounds: Sequence[float] = DEFAULT_DURATION_BOUNDS
+_cache: dict[str, Any] = {}
+_live = False
+
+generation = 0
+"""Grows when counters start again from zero (in a forked child): every series announces its zero once more."""
+
+
+def live() -> bool:
+    """Whether anybody listens: false until a tracer or meter provider is set, true from then on.
+
+    The question is put at every operation, and the public ``get_tracer_provider()`` costs as much as a span of the
+    no-op tracer because it looks into the environment. The two globals behind it are read instead; should they go
+    away, the answer is always yes and only the saving is lost.
+    """
+    global _live  # noqa: PLW0603 - providers are set once per process, so the answer is remembered
+    if not _live:
+        _live = (
+            getattr(trace, "_TRACER_PROVIDER", trace) is not None
+            or getattr(_metrics_internal, "_METER_PROVIDER", trace) is not None
+        )
+    return _live
+
+
+def set_duration_bounds(bounds: Sequence[float]) -> None:
+    """Use ``bounds`` (seconds, ascending) for the duration histogram; called before the first operation."""
+    global _bounds  # noqa: PLW0603 - one histogram per process
+    _bounds = tuple(bounds)
+
+
+def tracer() -> Tracer:
+    """The library's tracer; it follows a provider that is set later."""
+    found: Tracer = _cached("tracer", lambda: trace.get_tracer(SCOPE, __version__, schema_url=semconv.SCHEMA_URL))
+    return found
+
+
+def duration() -> Histogram:
+    """``mlobs.operation.duration``."""
+    found: Histogram = _cached(
+        semconv.OPERATION_DURATION.name,
+        lambda: _meter().create_histogram(
+            semconv.OPERATION_DURATION.name,
+            semconv.OPERATION_DURATION.unit,
+            semconv.OPERATION_DURATION.description,
+            explicit_bucket_boundaries_advisory=_bounds,
+        ),
+    )
+    return found
+
+
+def internal_errors() -> Counter:
+    """``mlobs.internal.errors``."""
+    return _counter(semconv.INTERNAL_ERRORS)
+
+
+def _counter(metric: semconv.Metric) -> Counter:
+    found: Counter = _cached(
+        metric.name, lambda: _meter().create_counter(metric.name, metric.unit, metric.description)
+    )
+    return found
+
+
+def _meter() -> Meter:
+    return metrics.get_meter(SCOPE, __version__, schema_url=semconv.SCHEMA_URL)
+
+
+def _cached(name: str, make: Any) -> Any:
+    found = _cache.get(name)
+    if found is None:
+        made = make()
+        with _lock:
+            found = _cache.setdefault(name, made)
+    return found
+
+
+class ErrorCounter:
+    """``mlobs.operation.errors``, whose every series is collected at 0 before it is collected at 1.
+
+    Prometheus computes no rate from a counter that it first sees at 1, so the first error after a start would page
+    nobody. While we own the metric pipeline, errors of a series that was not collected yet are held back until its
+    zero has gone out (:meth:`settle`, called after each collection).
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._held: dict[tuple[tuple[str, Any], ...], int] = {}
+        self._announced: set[tuple[tuple[str, Any], ...]] = set()
+        self._holding = False
+
+    def hold_until_collected(self, holding: bool) -> None:
+        """Hold errors back until their series was collected, or (false) publish them at once."""
+        self._holding = holding
+        if not holding:
+            self.settle()
+
+    def announce(self, attributes: Mapping[str, str]) -> None:
+        """Bring the series into being at zero, once."""
+        key = tuple(attributes.items())
+        with self._lock:
+            if key in self._announced or len(self._announced) >= _MAX_SERIES:
+                return
+            self._announced.add(key)
+            if self._holding:
+                self._held[key] = 0
+        _counter(semconv.OPERATION_ERRORS).add(0, attributes)
+
+    def add(self, attributes: Mapping[str, str]) -> None:
+        """Count one failed operation."""
+        key = tuple(attributes.items())
+        with self._lock:
+            if key in self._held:
+                self._held[key] += 1
+                return
+        _counter(semconv.OPERATION_ERRORS).add(1, attributes)
+
+    def holding_back(self) -> bool:
+        """Whether errors wait for their zero."""
+        return any(self._held.values())
+
+    def settle(self) -> None:
+        """Publish what was held back: the zeros have been collected."""
+        with self._lock:
+            held, self._held = self._held, {}
+        for key, count in held.items():
+            if count:
+                _counter(semconv.OPERATION_ERRORS).add(count, dict(key))
+
+    def forget_announced(self) -> None:
+        """Announce every series once more when it is next used."""
+        with self._lock:
+            self._announced = set()
+
+    def after_fork_in_child(self) -> None:
+        """Start again from nothing: what the parent held back is the parent's to publish."""
+        self._lock = threading.Lock()
+        self._held = {}
+        self._announced = set()
+
+
+operation_errors = ErrorCounter()
+
+
+def after_fork_in_child() -> None:
+    """Make every series announce its zero again in this process, and take locks that nobody holds."""
+    global _lock, generation  # noqa: PLW0603 - see generation
+    _lock = threading.Lock()
+    generation += 1
+    operation_errors.after_fork_in_child()
+
+
+def announce_again() -> None:
+    """Let every series announce its zero to a reader that has just joined."""
+    global generation  # noqa: PLW0603 - see generation
+    generation += 1
+    operation_errors.forget_announced()

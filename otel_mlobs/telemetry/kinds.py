@@ -1,0 +1,156 @@
+"""What distinguishes the operations: their names, their targets and what is read from inputs and outputs.
+
+Everything here happens at decoration or is a function of one value; nothing here starts a span.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from typing import Union
+
+from otel_mlobs import semconv
+from otel_mlobs.telemetry import readings
+
+AttributeValue = Union[str, bool, int, float, Sequence[str], Sequence[bool], Sequence[int], Sequence[float]]  # noqa: UP007 - evaluated at run time, also on 3.10
+Attributes = dict[str, AttributeValue]
+Reading = Callable[["Definition", object, Attributes], None]
+"""Reads a value and adds what it says of itself to the attributes."""
+
+
+class Definition:
+    """One operation as it was written down: names, static attributes, what is an error. Shared by all its calls."""
+
+    __slots__ = (
+        "exception_messages",
+        "expected",
+        "generation",
+        "metric_attributes",
+        "model",
+        "operation",
+        "read_inputs",
+        "read_outputs",
+        "requested",
+        "span_attributes",
+        "span_name",
+        "version",
+    )
+
+    def __init__(
+        self,
+        operation: str,
+        target: str | None,
+        labels: Mapping[str, str],
+        *,
+        attributes: Mapping[str, AttributeValue] | None = None,
+        requested: int | None = None,
+        expected: tuple[type[BaseException], ...] = (),
+        exception_messages: bool | None = None,
+    ) -> None:
+        self.operation = operation
+        self.model = labels.get(semconv.MODEL_NAME)
+        self.version = labels.get(semconv.MODEL_VERSION)
+        self.span_name = f"{operation} {target}" if target else operation
+        self.metric_attributes: dict[str, str] = {semconv.OPERATION_NAME: operation, **labels}
+        self.span_attributes: Attributes = {**self.metric_attributes, **(attributes or {})}
+        self.requested = requested
+        if requested is not None and operation == semconv.CANDIDATE_GENERATION:
+            self.span_attributes[semconv.CANDIDATE_REQUESTED] = requested
+        self.expected = expected
+        self.exception_messages = exception_messages
+        self.read_inputs, self.read_outputs = _READINGS.get(operation, (None, None))
+        self.generation = -1
+
+
+@lru_cache(maxsize=1024)
+def cached_definition(
+    operation: str,
+    target: str | None,
+    labels: tuple[tuple[str, str], ...],
+    requested: int | None,
+    expected: tuple[type[BaseException], ...],
+    exception_messages: bool | None,
+) -> Definition:
+    """One definition for all context managers written with the same arguments: they are made anew at every call."""
+    return Definition(
+        operation,
+        target,
+        dict(labels),
+        requested=requested,
+        expected=expected,
+        exception_messages=exception_messages,
+    )
+
+
+def _feature_outputs(definition: Definition, value: object, attributes: Attributes) -> None:
+    counted = readings.features(value)
+    if counted is None:
+        return
+    found, missing = counted
+    requested = found + missing
+    if definition.requested is not None:
+        # A store that leaves an unknown feature out of its answer shows it only against what was asked for.
+        entities = 1 if value is None or isinstance(value, Mapping) else readings.rows(value) or 1
+        requested = max(requested, definition.requested * entities)
+    if requested:
+        attributes[semconv.FEATURE_REQUESTED] = requested
+        attributes[semconv.FEATURE_FOUND] = found
+        attributes[semconv.FEATURE_MISSING] = requested - found
+
+
+def _candidate_outputs(_definition: Definition, value: object, attributes: Attributes) -> None:
+    counted = readings.count(value)
+    if counted is not None:
+        attributes[semconv.CANDIDATE_COUNT] = counted
+    summary = readings.scores_of_items(value)
+    if summary is not None:
+        attributes[semconv.CANDIDATE_SCORE_MIN] = summary.minimum
+        attributes[semconv.CANDIDATE_SCORE_MEAN] = summary.mean
+        attributes[semconv.CANDIDATE_SCORE_MAX] = summary.maximum
+
+
+def _ranking_inputs(_definition: Definition, value: object, attributes: Attributes) -> None:
+    counted = readings.count(value)
+    if counted is not None:
+        attributes[semconv.RANKING_INPUT_COUNT] = counted
+
+
+def _ranking_outputs(_definition: Definition, value: object, attributes: Attributes) -> None:
+    counted = readings.count(value)
+    if counted is not None:
+        attributes[semconv.RANKING_OUTPUT_COUNT] = counted
+    summary = readings.scores_of_items(value)
+    if summary is not None:
+        attributes[semconv.RANKING_SCORE_MIN] = summary.minimum
+        attributes[semconv.RANKING_SCORE_MEAN] = summary.mean
+        attributes[semconv.RANKING_SCORE_MAX] = summary.maximum
+
+
+def _prediction_inputs(_definition: Definition, value: object, attributes: Attributes) -> None:
+    counted = readings.rows(value)
+    if counted is not None:
+        attributes[semconv.BATCH_SIZE] = counted
+
+
+def _prediction_outputs(_definition: Definition, value: object, attributes: Attributes) -> None:
+    said = readings.predictions(value)
+    if isinstance(said, str):
+        attributes[semconv.PREDICTION_CLASS] = said
+    elif said is not None:
+        attributes[semconv.PREDICTION_MIN] = said.minimum
+        attributes[semconv.PREDICTION_MEAN] = said.mean
+        attributes[semconv.PREDICTION_MAX] = said.maximum
+        attributes[semconv.PREDICTION_STD] = said.std
+
+
+_READINGS: dict[str, tuple[Reading | None, Reading | None]] = {
+    semconv.FEATURE_LOOKUP: (None, _feature_outputs),
+    semconv.CANDIDATE_GENERATION: (None, _candidate_outputs),
+    semconv.RANKING: (_ranking_inputs, _ranking_outputs),
+    semconv.PREDICTION: (_prediction_inputs, _prediction_outputs),
+}
+COUNT_OF_YIELDED = {
+    semconv.CANDIDATE_GENERATION: semconv.CANDIDATE_COUNT,
+    semconv.RANKING: semconv.RANKING_OUTPUT_COUNT,
+}
+"""What the number of items that a generator yielded is called, where it has a name."""

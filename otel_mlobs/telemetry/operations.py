@@ -1,0 +1,417 @@
+"""The public operations: ``feature_lookup``, ``candidate_generation``, ``ranking``, ``prediction``, ``operation``.
+
+Each is a decorator and a context manager, bare or with arguments; arguments are checked when it is written down, so
+a mistake shows at import and not in the middle of a request.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar, overload
+
+from otel_mlobs import semconv
+from otel_mlobs.telemetry import instruments
+from otel_mlobs.telemetry.kinds import AttributeValue, Definition, cached_definition
+from otel_mlobs.telemetry.running import IDLE, Operation, current_operation, finish, start
+from otel_mlobs.telemetry.wrapping import wrap
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from otel_mlobs.telemetry.wrapping import InputPicker, OutputPicker
+
+__all__ = [
+    "Operation",
+    "OperationSpec",
+    "candidate_generation",
+    "current_operation",
+    "feature_lookup",
+    "operation",
+    "prediction",
+    "ranking",
+]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+
+class OperationSpec:
+    """An operation as written down: apply it to a callable, or enter it with ``with``.
+
+    As a decorator it takes functions, methods, classmethods, staticmethods, coroutines, generators and async
+    generators. One instance may be entered from many threads and tasks at once, and again while it is entered.
+    """
+
+    __slots__ = ("_attributes", "_definition_arguments", "_inputs", "_outputs", "_running", "_target")
+
+    def __init__(
+        self,
+        operation: str,
+        target: str | None,
+        labels: Mapping[str, str | int | None],
+        *,
+        inputs: Any = None,
+        outputs: Callable[[Any], object] | None = None,
+        attributes: Mapping[str, AttributeValue] | None = None,
+        expected: type[BaseException] | Sequence[type[BaseException]] = (),
+        exception_messages: bool | None = None,
+        requested: int | None = None,
+    ) -> None:
+        checked = tuple((key, _checked_label(key, value)) for key, value in labels.items() if value is not None)
+        self._target = target
+        self._definition_arguments = (operation, checked, requested, _checked_expected(expected), exception_messages)
+        self._inputs = _checked_inputs(inputs)
+        self._outputs = _checked_callable("outputs", outputs)
+        self._attributes = _checked_attributes(attributes)
+        self._running: list[Operation] = []
+
+    def __repr__(self) -> str:
+        name, labels, *_ = self._definition_arguments
+        return f"{name}({', '.join(f'{key}={value!r}' for key, value in labels)})"
+
+    def __call__(self, function: F) -> F:
+        """Decorate ``function``. Raises ``TypeError`` for what cannot be decorated, ``ValueError`` for wrong inputs."""
+        if isinstance(function, (classmethod, staticmethod)):
+            return type(function)(self(function.__func__))  # type: ignore[return-value]
+        if isinstance(function, type):
+            raise TypeError(f"{self!r} decorates callables, got the class {function.__name__}: decorate its methods")
+        if not callable(function):
+            raise TypeError(f"{self!r} decorates callables, got {function!r}")
+        definition = self._definition(getattr(function, "__name__", type(function).__name__))
+        wrapped: F = wrap(function, definition, _input_picker(function, self._inputs), self._outputs)
+        return wrapped
+
+    def __enter__(self) -> Operation:
+        if self._inputs is not None or self._outputs is not None:
+            raise TypeError(
+                "inputs= and outputs= name parts of a decorated function's call; inside `with ... as op` "
+                "say op.record(inputs=..., outputs=...)"
+            )
+        if not instruments.live():
+            return IDLE
+        definition = self._definition(None)
+        started = start(definition, definition.span_attributes)
+        if started is None:
+            return IDLE
+        self._running.append(started)
+        return started
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        running = self._own_running()
+        if running is not None:
+            finish(running, error)
+
+    def _own_running(self) -> Operation | None:
+        """The operation that this exit belongs to: the innermost of ours around the caller."""
+        if len(self._running) > 1:
+            around: Operation | None = current_operation()
+            while around is not None and around is not IDLE:
+                if around in self._running:
+                    self._running.remove(around)
+                    return around
+                around = around._parent  # noqa: SLF001 - the same room
+        return self._running.pop() if self._running else None
+
+    def _definition(self, function_name: str | None) -> Definition:
+        operation, labels, requested, expected, messages = self._definition_arguments
+        target = self._target or function_name
+        if not self._attributes:
+            return cached_definition(operation, target, labels, requested, expected, messages)
+        return Definition(
+            operation,
+            target,
+            dict(labels),
+            attributes=self._attributes,
+            requested=requested,
+            expected=expected,
+            exception_messages=messages,
+        )
+
+
+@overload
+def feature_lookup(function: F, /) -> F: ...
+@overload
+def feature_lookup(
+    *,
+    store: str | None = None,
+    view: str | None = None,
+    features: Sequence[str] | int | None = None,
+    model: str | None = None,
+    version: str | int | None = None,
+    inputs: str | Callable[..., object] | None = None,
+    outputs: Callable[[Any], object] | None = None,
+    attributes: Mapping[str, AttributeValue] | None = None,
+    expected: type[BaseException] | Sequence[type[BaseException]] = (),
+    exception_messages: bool | None = None,
+) -> OperationSpec: ...
+def feature_lookup(
+    function: F | None = None,
+    /,
+    *,
+    store: str | None = None,
+    view: str | None = None,
+    features: Sequence[str] | int | None = None,
+    **options: Any,
+) -> F | OperationSpec:
+    """Trace and time the fetching of features for one or more entities.
+
+    Args:
+        function: The callable, where the decorator stands bare.
+        store: The feature store, as ``"redis"``.
+        view: The feature view, table or group, as ``"user_features"``; the span is named after it.
+        features: The names asked for, or how many: with them, a feature that the store leaves out counts as missing.
+        options: ``model``, ``version``, ``inputs``, ``outputs``, ``attributes``, ``expected``,
+            ``exception_messages``, as for :func:`prediction`.
+
+    The result says how many values were found and how many are missing: a mapping, a sequence, an array or a frame;
+    null, NaN and absent values are missing.
+    """
+    requested = _checked_count("features", features)
+    labels = {
+        semconv.MODEL_NAME: options.pop("model", None),
+        semconv.MODEL_VERSION: options.pop("version", None),
+        semconv.FEATURE_STORE_NAME: store,
+        semconv.FEATURE_VIEW_NAME: view,
+    }
+    return _apply(
+        OperationSpec(semconv.FEATURE_LOOKUP, view or store, labels, requested=requested, **options), function
+    )
+
+
+@overload
+def candidate_generation(function: F, /) -> F: ...
+@overload
+def candidate_generation(
+    *,
+    source: str | None = None,
+    k: int | None = None,
+    model: str | None = None,
+    version: str | int | None = None,
+    inputs: str | Callable[..., object] | None = None,
+    outputs: Callable[[Any], object] | None = None,
+    attributes: Mapping[str, AttributeValue] | None = None,
+    expected: type[BaseException] | Sequence[type[BaseException]] = (),
+    exception_messages: bool | None = None,
+) -> OperationSpec: ...
+def candidate_generation(
+    function: F | None = None, /, *, source: str | None = None, k: int | None = None, **options: Any
+) -> F | OperationSpec:
+    """Trace and time the retrieval of items that might be shown.
+
+    Args:
+        function: The callable, where the decorator stands bare.
+        source: What generates them, as ``"two_tower"``; the span is named after it.
+        k: How many are asked for.
+        options: ``model``, ``version``, ``inputs``, ``outputs``, ``attributes``, ``expected``,
+            ``exception_messages``, as for :func:`prediction`.
+
+    The result gives the count; scores are summarised where they come as floats, ``(item, score)`` pairs, mappings
+    with a ``"score"``, a mapping from item to score, or a frame with a column ``score``.
+    """
+    requested = _checked_count("k", k)
+    model = options.pop("model", None)
+    labels = {
+        semconv.MODEL_NAME: model,
+        semconv.MODEL_VERSION: options.pop("version", None),
+        semconv.CANDIDATE_SOURCE: source,
+    }
+    return _apply(
+        OperationSpec(semconv.CANDIDATE_GENERATION, source or model, labels, requested=requested, **options), function
+    )
+
+
+@overload
+def ranking(function: F, /) -> F: ...
+@overload
+def ranking(
+    *,
+    model: str | None = None,
+    version: str | int | None = None,
+    inputs: str | Callable[..., object] | None = None,
+    outputs: Callable[[Any], object] | None = None,
+    attributes: Mapping[str, AttributeValue] | None = None,
+    expected: type[BaseException] | Sequence[type[BaseException]] = (),
+    exception_messages: bool | None = None,
+) -> OperationSpec: ...
+def ranking(function: F | None = None, /, **options: Any) -> F | OperationSpec:
+    """Trace and time the ordering of candidates.
+
+    Args:
+        function: The callable, where the decorator stands bare.
+        options: ``model``, ``version``, ``inputs`` (the items that go in, as ``inputs="items"``), ``outputs``,
+            ``attributes``, ``expected``, ``exception_messages``, as for :func:`prediction`.
+
+    Items that went in and came out are counted, scores are summarised as for :func:`candidate_generation`.
+    """
+    return _apply(_of_model(semconv.RANKING, options), function)
+
+
+@overload
+def prediction(function: F, /) -> F: ...
+@overload
+def prediction(
+    *,
+    model: str | None = None,
+    version: str | int | None = None,
+    inputs: str | Callable[..., object] | None = None,
+    outputs: Callable[[Any], object] | None = None,
+    attributes: Mapping[str, AttributeValue] | None = None,
+    expected: type[BaseException] | Sequence[type[BaseException]] = (),
+    exception_messages: bool | None = None,
+) -> OperationSpec: ...
+def prediction(function: F | None = None, /, **options: Any) -> F | OperationSpec:
+    """Trace and time a model that turns inputs into scores, classes or values.
+
+    Args:
+        function: The callable, where the decorator stands bare.
+        options: In detail:
+
+            - ``model``, ``version``: as the model registry names them; the span is named after the model.
+            - ``inputs``: the parameter that holds the inputs, as ``inputs="X"``, or a callable that gets the call's
+              arguments and returns them. Left out, the only parameter beside ``self`` is meant.
+            - ``outputs``: a callable that picks the outputs out of the result, as ``lambda r: r["scores"]``.
+            - ``attributes``: further attributes of the span, the same for every call.
+            - ``expected``: an exception class or several that are answers and not errors.
+            - ``exception_messages``: whether the span carries the messages of exceptions. They quote values, so the
+              default is what :func:`otel_mlobs.configure` was told, which is no unless set.
+
+    Outputs of shape (n, 2) mean P(positive) in the second column. Batch size, and minimum, mean, maximum and standard
+    deviation of the scores, are put on the span; one class for one row is its ``mlobs.prediction.class``.
+
+    Raises:
+        TypeError: an argument is of the wrong type.
+        ValueError: ``inputs`` names no parameter of the function; raised at decoration.
+    """
+    return _apply(_of_model(semconv.PREDICTION, options), function)
+
+
+def operation(
+    name: str,
+    /,
+    *,
+    model: str | None = None,
+    version: str | int | None = None,
+    attributes: Mapping[str, AttributeValue] | None = None,
+    expected: type[BaseException] | Sequence[type[BaseException]] = (),
+    exception_messages: bool | None = None,
+) -> OperationSpec:
+    """Trace and time any other step of a request, as ``operation("rerank")``.
+
+    ``name`` becomes the operation's name on spans and metrics: a constant of the code, never a value of the request.
+    The other arguments are those of :func:`prediction`.
+    """
+    if not isinstance(name, str) or not name:
+        raise TypeError(f'operation needs its name, as operation("rerank"), got {name!r}')
+    labels = {semconv.MODEL_NAME: model, semconv.MODEL_VERSION: version}
+    return OperationSpec(
+        name,
+        model,
+        labels,
+        attributes=attributes,
+        expected=expected,
+        exception_messages=exception_messages,
+    )
+
+
+def _of_model(name: str, options: dict[str, Any]) -> OperationSpec:
+    model = options.pop("model", None)
+    labels = {semconv.MODEL_NAME: model, semconv.MODEL_VERSION: options.pop("version", None)}
+    return OperationSpec(name, model, labels, **options)
+
+
+def _apply(spec: OperationSpec, function: F | None) -> F | OperationSpec:
+    if function is None:
+        return spec
+    if isinstance(function, str):
+        raise TypeError(f"name the argument, as model={function!r}: only the decorated function goes without a name")
+    return spec(function)
+
+
+def _input_picker(function: Any, inputs: Any) -> InputPicker | None:
+    """How to find the inputs among a call's arguments; the signature is read once, here."""
+    if callable(inputs):
+        return lambda args, kwargs: inputs(*args, **kwargs)
+    try:
+        parameters = list(inspect.signature(function).parameters.values())
+    except (TypeError, ValueError):  # built-in functions may have none
+        parameters = []
+    if inputs is None:
+        own = [p for p in parameters if p.name not in ("self", "cls")]
+        if len(own) != 1 or own[0].kind in (own[0].VAR_POSITIONAL, own[0].VAR_KEYWORD):
+            return None
+        inputs = own[0].name
+    names = [p.name for p in parameters]
+    if inputs not in names:
+        name = getattr(function, "__qualname__", repr(function))
+        raise ValueError(f"inputs={inputs!r} is no parameter of {name}({', '.join(names)})")
+    index = names.index(inputs)
+    return _picker_of(parameters[index], index)
+
+
+def _picker_of(parameter: inspect.Parameter, index: int) -> InputPicker:
+    name, default = parameter.name, parameter.default
+    if parameter.kind is parameter.VAR_POSITIONAL:
+        return lambda args, _kwargs: args[index:]
+    if parameter.kind is parameter.VAR_KEYWORD:
+        return lambda _args, kwargs: kwargs
+    if default is parameter.empty:
+        default = None
+    if parameter.kind is parameter.KEYWORD_ONLY:
+        return lambda _args, kwargs: kwargs.get(name, default)
+    return lambda args, kwargs: args[index] if len(args) > index else kwargs.get(name, default)
+
+
+def _checked_label(key: str, value: object) -> str:
+    if isinstance(value, str) and value:
+        return value
+    if isinstance(value, int) and not isinstance(value, bool) and key == semconv.MODEL_VERSION:
+        return str(value)
+    raise TypeError(f"{key} must be a string that is not empty, got {value!r}")
+
+
+def _checked_inputs(inputs: Any) -> Any:
+    if inputs is None or callable(inputs) or (isinstance(inputs, str) and inputs):
+        return inputs
+    raise TypeError(f"inputs must be a parameter's name or a callable, got {inputs!r}")
+
+
+def _checked_callable(name: str, value: OutputPicker | None) -> OutputPicker | None:
+    if value is None or callable(value):
+        return value
+    raise TypeError(f"{name} must be a callable that gets the result, as lambda r: r['scores'], got {value!r}")
+
+
+def _checked_count(name: str, value: Sequence[str] | int | None) -> int | None:
+    if value is None:
+        return None
+    if isinstance(value, (list, tuple)):
+        return len(value)
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        return value
+    raise TypeError(f"{name} must be a whole number from 0{' or names' if name == 'features' else ''}, got {value!r}")
+
+
+def _checked_expected(
+    expected: type[BaseException] | Sequence[type[BaseException]],
+) -> tuple[type[BaseException], ...]:
+    kinds = (expected,) if isinstance(expected, type) else tuple(expected)
+    for kind in kinds:
+        if not (isinstance(kind, type) and issubclass(kind, BaseException)):
+            raise TypeError(f"expected must name exception classes, got {kind!r}")
+    return kinds
+
+
+def _checked_attributes(attributes: Mapping[str, AttributeValue] | None) -> dict[str, AttributeValue]:
+    checked = dict(attributes or {})
+    for key, value in checked.items():
+        items = value if isinstance(value, (list, tuple)) else (value,)
+        if not isinstance(key, str) or not all(isinstance(item, (str, bool, int, float)) for item in items):
+            raise TypeError(
+                f"attributes must map strings to strings, booleans, numbers or sequences of them, got {key!r}: {value!r}"
+            )
+    return checked
+
+

@@ -1,0 +1,42 @@
+"""The resource: who sends. Its ``service.instance.id`` differs in every process, also after a fork."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Mapping
+
+from opentelemetry.sdk.resources import Resource
+
+_INSTANCE = "service.instance.id"
+
+
+class ProcessResource(Resource):
+    """A resource whose instance id is the given one in this process and ``<id>/<pid>`` in forked children.
+
+    The SDK's providers merge process-dependent attributes into their resource after a fork, through
+    :meth:`Resource.merge`, and would put an id of their own there: Prometheus keeps one series per instance, so
+    neither sharing the parent's id nor losing the user's will do.
+    """
+
+    def __init__(self, attributes: Mapping[str, object], schema_url: str | None, instance: str, pid: int) -> None:
+        super().__init__(attributes, schema_url)  # type: ignore[arg-type]
+        self._instance = instance
+        self._pid = pid
+
+    def merge(self, other: Resource) -> Resource:
+        """Merge ``other`` as the SDK does, but keep the instance id ours."""
+        merged = super().merge(other)
+        instance = self._instance if os.getpid() == self._pid else f"{self._instance}/{os.getpid()}"
+        attributes = {**merged.attributes, _INSTANCE: instance}  # type: ignore[dict-item]
+        return ProcessResource(attributes, merged.schema_url, self._instance, self._pid)
+
+
+def make_resource(service_name: str | None, attributes: Mapping[str, str]) -> ProcessResource:
+    """The resource of this process: the settings' attributes over those of the SDK's detectors."""
+    given: dict[str, str] = dict(attributes)
+    if service_name is not None:
+        given["service.name"] = service_name
+    instance = given.setdefault(_INSTANCE, str(uuid.uuid4()))
+    detected = Resource.create(given)  # type: ignore[arg-type]
+    return ProcessResource(detected.attributes or {}, detected.schema_url, instance, os.getpid())

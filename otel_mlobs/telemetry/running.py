@@ -1,0 +1,247 @@
+"""One running operation: started, current, written to, ended.
+
+What a call costs was measured part by part (``benchmarks/overhead.py``). That is why attributes are given when the
+span starts, why ``start_span``, ``attach`` and ``detach`` stand here instead of ``start_as_current_span``, and why
+what can be known at decoration waits in a :class:`~otel_mlobs.telemetry.kinds.Definition`.
+"""
+
+from __future__ import annotations
+
+from time import perf_counter, time_ns
+from typing import TYPE_CHECKING, Any
+
+from opentelemetry import context as otel_context
+from opentelemetry import trace
+
+from otel_mlobs import semconv
+from otel_mlobs.telemetry import failures, guard, hooks, instruments
+from otel_mlobs.telemetry.kinds import Definition
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from opentelemetry.context import Context
+    from opentelemetry.trace import Span
+
+    from otel_mlobs.telemetry.kinds import Attributes, AttributeValue
+
+_KEY = otel_context.create_key("otel_mlobs.operation")
+_INTERNAL = trace.SpanKind.INTERNAL
+_ERROR = trace.StatusCode.ERROR
+
+_record_messages = False
+
+
+def record_exception_messages(record: bool) -> None:
+    """Whether spans carry exception messages where an operation does not say so itself (default: they do not)."""
+    global _record_messages  # noqa: PLW0603 - a setting of the process
+    _record_messages = record
+
+
+def records_messages() -> bool:
+    """What :func:`record_exception_messages` was told."""
+    return _record_messages
+
+
+class Operation:
+    """A running operation: what ``with prediction(...) as op`` gives and :func:`current_operation` returns.
+
+    Its methods may be called from any thread; once the operation has ended they change nothing.
+    """
+
+    __slots__ = ("_context", "_definition", "_parent", "_recorded", "_recording", "_span", "_started", "_token")
+
+    _definition: Definition
+    _span: Span
+    _context: Context
+    _token: Any
+    _parent: Operation | None
+    _recorded: BaseException | None
+    _recording: bool
+    _started: float
+
+    @property
+    def name(self) -> str:
+        """The operation's name: ``"prediction"``, ``"ranking"``, …"""
+        return self._definition.operation
+
+    @property
+    def model(self) -> str | None:
+        """The model's name, where one was given."""
+        return self._definition.model
+
+    @property
+    def version(self) -> str | None:
+        """The model's version, where one was given."""
+        return self._definition.version
+
+    @property
+    def span(self) -> Span:
+        """The OpenTelemetry span, for what this class does not offer."""
+        return self._span
+
+    @property
+    def recording(self) -> bool:
+        """Whether what is written to the operation will be seen: false once it ended or if it is not sampled."""
+        return self._recording
+
+    def set_attribute(self, key: str, value: AttributeValue) -> None:
+        """Set one attribute of the span: a string, boolean, integer, float, or a sequence of one of these."""
+        if self._recording:
+            try:
+                self._span.set_attribute(key, value)
+            except Exception as error:  # noqa: BLE001 - a foreign span must not break the caller
+                guard.report("set_attribute", error)
+
+    def record(self, *, inputs: object = None, outputs: object = None) -> None:
+        """Put on the span what ``inputs`` and ``outputs`` say of themselves: sizes, counts, score summaries.
+
+        Takes rows, batches, arrays, frames, tensors, lists and mappings, as :mod:`otel_mlobs.telemetry.readings`
+        describes; what cannot be read leaves no attribute. The values themselves are never recorded.
+        """
+        if not self._recording:
+            return
+        definition = self._definition
+        try:
+            attributes: Attributes = {}
+            if outputs is not None and definition.read_outputs is not None:
+                if definition.operation == semconv.PREDICTION and inputs is None:
+                    _batch_size_from_outputs(outputs, attributes)
+                definition.read_outputs(definition, outputs, attributes)
+            if inputs is not None and definition.read_inputs is not None:
+                definition.read_inputs(definition, inputs, attributes)
+            if attributes:
+                self._span.set_attributes(attributes)
+        except Exception as error:  # noqa: BLE001 - an unreadable output is ours to report, not the caller's to catch
+            guard.report("record", error)
+
+
+def _batch_size_from_outputs(outputs: object, attributes: Attributes) -> None:
+    from otel_mlobs.telemetry import readings
+
+    attributes[semconv.BATCH_SIZE] = readings.count(outputs) or 1
+
+
+def _make_idle() -> Operation:
+    idle = Operation()
+    idle._definition = Definition("none", None, {})
+    idle._span = trace.INVALID_SPAN
+    idle._recording = False
+    return idle
+
+
+IDLE = _make_idle()
+"""Takes everything and does nothing: where no operation runs, or nobody listens."""
+
+
+def current_operation() -> Operation:
+    """The innermost operation around the caller, from however deep inside; elsewhere one that ignores everything."""
+    found = otel_context.get_value(_KEY)
+    return found if isinstance(found, Operation) else IDLE
+
+
+def start(definition: Definition, attributes: Attributes) -> Operation | None:
+    """Start an operation and make it current; None where our side failed, and then nothing is left behind."""
+    try:
+        if definition.generation != instruments.generation:
+            definition.generation = instruments.generation
+            instruments.operation_errors.announce(definition.metric_attributes)
+        operation = Operation()
+        operation._definition = definition
+        operation._recorded = None
+        parent = otel_context.get_current()
+        operation._parent = parent.get(_KEY)  # type: ignore[assignment]
+        operation._span = span = instruments.tracer().start_span(
+            definition.span_name, parent, _INTERNAL, attributes, None, None, False, False
+        )
+        operation._recording = span.is_recording()
+        operation._context = context = otel_context.set_value(
+            _KEY, operation, trace.set_span_in_context(span, parent)
+        )
+        operation._started = perf_counter()
+        operation._token = otel_context.attach(context)
+    except Exception as error:  # noqa: BLE001 - whatever a sampler or processor raises, the call goes on
+        guard.report("start", error)
+        return None
+    for hook in hooks.registered():
+        try:
+            hook.on_start(operation)
+        except Exception as error:  # noqa: BLE001 - a hook is not the application
+            guard.report("hook", error)
+    return operation
+
+
+def resume(operation: Operation) -> None:
+    """Make a suspended operation current again: a generator's step begins."""
+    operation._token = otel_context.attach(operation._context)
+
+
+def suspend(operation: Operation) -> None:
+    """Leave the operation's context, not the operation: a generator's step ended."""
+    token = operation._token
+    if token is not None:
+        operation._token = None
+        otel_context.detach(token)
+
+
+def finish(
+    operation: Operation,
+    error: BaseException | None = None,
+    write: Callable[[Operation, Attributes, Any], None] | None = None,
+    result: object = None,
+) -> None:
+    """End the operation with ``error``, or with what ``write`` reads from ``result``."""
+    elapsed = perf_counter() - operation._started
+    ended = time_ns()  # reading the outputs is our time, not the operation's
+    try:
+        # A coroutine that is closed from elsewhere has nothing to restore in the context it is closed from.
+        if not isinstance(error, GeneratorExit) or otel_context.get_current() is operation._context:
+            suspend(operation)
+        labels = operation._definition.metric_attributes
+        if error is not None:
+            labels = _fail(operation, error)
+        elif write is not None and operation._recording:
+            _write(operation, write, result)
+        for hook in hooks.registered():
+            try:
+                hook.on_end(operation, error)
+            except Exception as broken:  # noqa: BLE001 - a hook is not the application
+                guard.report("hook", broken)
+        operation._recording = False
+        operation._span.end(ended)
+        instruments.duration().record(elapsed, labels, operation._context)
+    except Exception as broken:  # noqa: BLE001 - whatever a processor raises, the result goes back to the caller
+        guard.report("finish", broken)
+    operation._recorded = None
+
+
+def _write(operation: Operation, write: Callable[[Operation, Attributes, Any], None], result: object) -> None:
+    try:
+        attributes: Attributes = {}
+        write(operation, attributes, result)
+        if attributes:
+            operation._span.set_attributes(attributes)
+    except Exception as error:  # noqa: BLE001 - the span still ends, with what is known
+        guard.report("outputs", error)
+
+
+def _fail(operation: Operation, error: BaseException) -> dict[str, str]:
+    """Write ``error`` to the span, its frames only on the innermost one, and return the metric's labels."""
+    definition = operation._definition
+    labels = definition.metric_attributes
+    error_type = failures.classify(error, definition.expected)
+    if error_type is None:
+        return labels
+    if operation._recording:
+        operation._span.set_attribute(semconv.ERROR_TYPE, error_type)
+    if error_type != semconv.CANCELLED:
+        instruments.operation_errors.add(labels)
+        if operation._recording:
+            messages = definition.exception_messages
+            with_message = _record_messages if messages is None else messages
+            if operation._recorded is not error:
+                failures.record_on(operation._span, error, with_message=with_message)
+            operation._span.set_status(_ERROR, str(error) if with_message else error_type)
+        if operation._parent is not None:
+            operation._parent._recorded = error
+    return {**labels, semconv.ERROR_TYPE: error_type}

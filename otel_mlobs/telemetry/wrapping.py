@@ -1,0 +1,211 @@
+"""Decorating every kind of callable: functions, methods, coroutines, generators, async generators.
+
+Wrappers are plain closures under ``functools.wraps``: they pickle by name and deep-copy, as joblib, Spark and
+scikit-learn's ``clone`` need. A generator's operation is current during each step and never across a ``yield``, where
+it would leak into the consumer.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from otel_mlobs import semconv
+from otel_mlobs.telemetry import guard, instruments, readings
+from otel_mlobs.telemetry.kinds import COUNT_OF_YIELDED
+from otel_mlobs.telemetry.running import Operation, finish, resume, start, suspend
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Generator
+
+    from otel_mlobs.telemetry.kinds import Attributes, Definition
+
+InputPicker = Callable[[tuple[Any, ...], dict[str, Any]], object]
+OutputPicker = Callable[[Any], object]
+
+
+def wrap(
+    function: Any, definition: Definition, pick_inputs: InputPicker | None, pick_outputs: OutputPicker | None
+) -> Any:
+    """Wrap ``function``; what it is (sync, async, generator, async generator) it stays."""
+    begin = _beginning(definition, pick_inputs)
+    if inspect.isasyncgenfunction(function):
+        return _wrap_async_generator(function, begin, definition)
+    if inspect.isgeneratorfunction(function):
+        return _wrap_generator(function, begin, definition)
+    write = _writing(definition, pick_inputs is not None, pick_outputs)
+    called = function if inspect.isroutine(function) else getattr(function, "__call__", function)  # noqa: B004
+    if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(called):
+        return _wrap_coroutine(function, begin, write)
+    return _wrap_function(function, begin, write)
+
+
+Beginning = Callable[[tuple[Any, ...], dict[str, Any]], "Operation | None"]
+Writing = Callable[[Operation, "Attributes", Any], None]
+
+
+def _beginning(definition: Definition, pick: InputPicker | None) -> Beginning:
+    """How a call starts: whether anybody listens, what the inputs say, then the operation."""
+    static = definition.span_attributes
+    read = definition.read_inputs
+    live = instruments.live
+    if pick is None or read is None:
+
+        def begin(_args: tuple[Any, ...], _kwargs: dict[str, Any]) -> Operation | None:
+            return start(definition, static) if live() else None
+
+        return begin
+
+    def begin_with_inputs(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Operation | None:
+        if not live():
+            return None
+        attributes = static.copy()
+        try:
+            read(definition, pick(args, kwargs), attributes)
+        except Exception as error:  # noqa: BLE001 - the operation starts without what its inputs say
+            guard.report("inputs", error)
+        return start(definition, attributes)
+
+    return begin_with_inputs
+
+
+def _writing(definition: Definition, has_inputs: bool, pick: OutputPicker | None) -> Writing | None:
+    """What the result says of itself, as attributes."""
+    read = definition.read_outputs
+    if read is None:
+        return None
+    counts_rows = definition.operation == semconv.PREDICTION and not has_inputs
+
+    def write(_operation: Operation, attributes: Attributes, result: Any) -> None:
+        value = result if pick is None else pick(result)
+        if counts_rows and value is not None:
+            attributes[semconv.BATCH_SIZE] = readings.count(value) or 1
+        read(definition, value, attributes)
+
+    return write
+
+
+def _wrap_function(function: Any, begin: Beginning, write: Writing | None) -> Any:
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        operation = begin(args, kwargs)
+        if operation is None:
+            return function(*args, **kwargs)
+        try:
+            result = function(*args, **kwargs)
+        except BaseException as error:
+            finish(operation, error)
+            raise
+        finish(operation, None, write, result)
+        return result
+
+    return call
+
+
+def _wrap_coroutine(function: Any, begin: Beginning, write: Writing | None) -> Any:
+    @functools.wraps(function)
+    async def call(*args: Any, **kwargs: Any) -> Any:
+        operation = begin(args, kwargs)
+        if operation is None:
+            return await function(*args, **kwargs)
+        try:
+            result = await function(*args, **kwargs)
+        except BaseException as error:
+            finish(operation, error)
+            raise
+        finish(operation, None, write, result)
+        return result
+
+    return call
+
+
+def _count_writer(definition: Definition) -> Writing | None:
+    key = COUNT_OF_YIELDED.get(definition.operation)
+    if key is None:
+        return None
+
+    def write(_operation: Operation, attributes: Attributes, yielded: Any) -> None:
+        attributes[key] = yielded
+
+    return write
+
+
+def _wrap_generator(function: Any, begin: Beginning, definition: Definition) -> Any:
+    write = _count_writer(definition)
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
+        operation = begin(args, kwargs)
+        if operation is None:
+            return (yield from function(*args, **kwargs))
+        yielded = 0
+        try:
+            generator = function(*args, **kwargs)
+            step, argument = generator.send, None
+            while True:
+                try:
+                    item = step(argument)
+                except StopIteration as stop:
+                    returned = stop.value
+                    break
+                suspend(operation)
+                yielded += 1
+                try:
+                    argument = yield item
+                    step = generator.send
+                except GeneratorExit:
+                    resume(operation)
+                    returned = generator.close()
+                    break
+                except BaseException as thrown:  # noqa: BLE001 - handed to the generator, whose answer counts
+                    step, argument = generator.throw, thrown
+                resume(operation)
+        except BaseException as error:
+            finish(operation, error)
+            raise
+        finish(operation, None, write, yielded)
+        return returned
+
+    return call
+
+
+def _wrap_async_generator(function: Any, begin: Beginning, definition: Definition) -> Any:
+    write = _count_writer(definition)
+
+    @functools.wraps(function)
+    async def call(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
+        operation = begin(args, kwargs)
+        yielded = 0
+        try:
+            generator = function(*args, **kwargs)
+            step, argument = generator.asend, None
+            while True:
+                try:
+                    item = await step(argument)
+                except StopAsyncIteration:
+                    break
+                if operation is not None:
+                    suspend(operation)
+                yielded += 1
+                try:
+                    argument = yield item
+                    step = generator.asend
+                except GeneratorExit:
+                    if operation is not None:
+                        resume(operation)
+                    await generator.aclose()
+                    raise
+                except BaseException as thrown:  # noqa: BLE001 - handed to the generator, whose answer counts
+                    step, argument = generator.athrow, thrown
+                if operation is not None:
+                    resume(operation)
+        except BaseException as error:
+            if operation is not None:
+                finish(operation, error)
+            raise
+        if operation is not None:
+            finish(operation, None, write, yielded)
+
+    return call
