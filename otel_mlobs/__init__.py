@@ -10,6 +10,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from otel_mlobs._version import __version__
+
 if TYPE_CHECKING:
     from otel_mlobs import testing as testing
     from otel_mlobs.errors import ConfigurationError as ConfigurationError
@@ -26,8 +28,6 @@ if TYPE_CHECKING:
     from otel_mlobs.telemetry.operations import operation as operation
     from otel_mlobs.telemetry.operations import prediction as prediction
     from otel_mlobs.telemetry.operations import ranking as ranking
-
-__version__ = "0.1.0"
 
 _HOMES = {
     "ConfigurationError": "otel_mlobs.errors",

@@ -236,7 +236,7 @@ class _Resolver:
         pairs = (pair.partition("=") for pair in self._environ.get("OTEL_RESOURCE_ATTRIBUTES", "").split(","))
         return {unquote(key.strip()): unquote(value.strip()) for key, sign, value in pairs if sign and key.strip()}
 
-    # -- where the signals go -------------------------------------------------------------------------------------------
+    # -- where the signals go ------------------------------------------------------------------------------------------
 
     def _backend(self) -> str | None:
         backend = self._value("backend")
@@ -385,7 +385,7 @@ class _Resolver:
         except (OSError, TypeError) as error:
             reason = getattr(error, "strerror", None) or str(error)
             raise ConfigurationError(f"{blame}={path!r} cannot be read: {reason}") from error
-        return os.fspath(path)
+        return str(path)
 
     def _metric_interval(self) -> float:
         if "metric_interval" in self._arguments:
@@ -422,10 +422,10 @@ def _complete(blame: str, url: Any, signal: Signal, protocol: str) -> str:
     """Add the signal's path to a base URL; one that already ends in it stays as it is."""
     if not isinstance(url, str):
         raise ConfigurationError(f"{blame} must be a URL, as http://localhost:4318, got {url!r}")
-    url = url.strip()
+    base: str = url.strip()
     if protocol == "grpc":
-        return url
-    base = url.rstrip("/")
+        return base
+    base = base.rstrip("/")
     return base if base.endswith(f"/v1/{signal}") else f"{base}/v1/{signal}"
 
 

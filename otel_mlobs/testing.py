@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +22,8 @@ from opentelemetry.sdk.trace.id_generator import IdGenerator, RandomIdGenerator
 from otel_mlobs.telemetry import guard, instruments
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from opentelemetry.sdk._logs import ReadableLogRecord
     from opentelemetry.sdk.metrics.export import Metric, NumberDataPoint
 
@@ -142,7 +143,7 @@ def capture() -> Iterator[Telemetry]:
     meters = _meter_provider()
     reader = InMemoryMetricReader()
     meters.add_metric_reader(reader)
-    logs = InMemoryLogRecordExporter()
+    logs: Any = InMemoryLogRecordExporter()  # type: ignore[no-untyped-call]
     processor = SimpleLogRecordProcessor(logs)
     _logger_provider().add_log_record_processor(processor)
 
@@ -152,10 +153,7 @@ def capture() -> Iterator[Telemetry]:
         if data is None:
             return []
         return [
-            metric
-            for resource in data.resource_metrics
-            for scope in resource.scope_metrics
-            for metric in scope.metrics
+            metric for resource in data.resource_metrics for scope in resource.scope_metrics for metric in scope.metrics
         ]
 
     instruments.announce_again()
@@ -167,7 +165,7 @@ def capture() -> Iterator[Telemetry]:
         tap.leave(telemetry)
         telemetry._metrics = collect()
         meters.remove_metric_reader(reader)
-        processor.shutdown()
+        processor.shutdown()  # type: ignore[no-untyped-call]
 
 
 @contextmanager
@@ -177,7 +175,8 @@ def deterministic_ids(start: int = 1) -> Iterator[None]:
     Works where :func:`capture` set the tracer provider; raises ``RuntimeError`` where another one was there before.
     """
     provider = _tracer_provider()
-    if provider.id_generator is not _ids:
+    generator: IdGenerator = provider.id_generator
+    if generator is not _ids:
         raise RuntimeError("the tracer provider was set elsewhere: give it an IdGenerator there")
     _ids.counter = itertools.count(start)
     try:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def mlobs_telemetry() -> Iterator[Telemetry]:
-    """What the test emits: ``.spans``, ``.metrics``, ``.logs``, and the look-ups ``.span(name)``, ``.point(metric)``."""
+    """What the test emits: ``.spans``, ``.metrics``, ``.logs``, with ``.span(name)`` and ``.point(metric)``."""
     from otel_mlobs.testing import capture
 
     with capture() as telemetry:

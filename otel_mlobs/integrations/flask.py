@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 _EXTENSION = "otel_mlobs"
 _SPAN = "_otel_mlobs_server_span"
+_RECORDED = "_otel_mlobs_recorded"
 _ACTIVATION_KEY = "opentelemetry-flask.activation_key"
 
 
@@ -58,7 +59,7 @@ class MLObs:
             return
         app.extensions[_EXTENSION] = True
         if not getattr(app, "_is_instrumented_by_opentelemetry", False):
-            FlaskInstrumentor.instrument_app(app, excluded_urls=excluded_urls)
+            FlaskInstrumentor.instrument_app(app, excluded_urls=excluded_urls)  # type: ignore[no-untyped-call]
         # Registered after OpenTelemetry's, so that its span exists here, and torn down before it.
         app.before_request(_remember_server_span)
         app.teardown_request(_end_of_request)
@@ -81,7 +82,7 @@ def _end_of_request(error: BaseException | None) -> None:
         if error_type is not None:
             messages = running.records_messages()
             span.set_attribute(semconv.ERROR_TYPE, error_type)
-            if not running.already_recorded(error):
+            if flask.g.pop(_RECORDED, None) is not error:
                 failures.record_on(span, error, with_message=messages)
             span.set_status(StatusCode.ERROR, str(error) if messages else error_type)
         environ = flask.request.environ
@@ -116,7 +117,8 @@ class _ModelOnServerSpan:
                 span.set_attribute(semconv.MODEL_VERSION, operation.version)
 
     def on_end(self, operation: Operation, error: BaseException | None) -> None:
-        """Nothing: what failed is said at the end of the request."""
+        if error is not None and operation.has_recorded(error) and flask.has_request_context():
+            setattr(flask.g, _RECORDED, error)
 
 
 _hook = _ModelOnServerSpan()

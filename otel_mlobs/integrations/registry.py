@@ -5,7 +5,6 @@ from __future__ import annotations
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
 
-
 GROUP = "otel_mlobs_integrations"
 """The entry-point group; each names a module with ``instrument()`` and ``uninstrument()``."""
 

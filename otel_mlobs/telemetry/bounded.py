@@ -9,11 +9,13 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from otel_mlobs.telemetry import guard
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
 
 _GRACE_FOR_THE_DEAD_S = 1.0
 """How long a destination that is known not to answer may hold a shutdown: long enough if it has just come back."""
@@ -75,11 +77,15 @@ def flush_all(signals: Sequence[Signal], timeout: float) -> bool:
     """Flush ``signals`` side by side; true if all went out within ``timeout`` seconds."""
     deadline = time.monotonic() + timeout
     jobs = [signal.flush() for signal in signals]
-    return all([job.done.wait(max(0.0, deadline - time.monotonic())) and job.succeeded for job in jobs])
+    for job in jobs:
+        job.done.wait(max(0.0, deadline - time.monotonic()))
+    return all(job.succeeded for job in jobs)
 
 
 def stop_all(signals: Sequence[Signal], timeout: float) -> bool:
     """Stop ``signals`` side by side; true if all went out within ``timeout`` seconds."""
     begun = time.monotonic()
     jobs = [(signal.stop(), begun + signal.grace(timeout)) for signal in signals]
-    return all([job.done.wait(max(0.0, until - time.monotonic())) and job.succeeded for job, until in jobs])
+    for job, until in jobs:
+        job.done.wait(max(0.0, until - time.monotonic()))
+    return all(job.succeeded for job, _ in jobs)

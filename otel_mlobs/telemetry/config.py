@@ -7,7 +7,6 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry import metrics, trace
@@ -19,7 +18,7 @@ from otel_mlobs.telemetry.bounded import Signal, flush_all, stop_all
 from otel_mlobs.telemetry.instruments import DEFAULT_DURATION_BOUNDS
 
 if TYPE_CHECKING:
-    from opentelemetry.sdk.metrics.export import MetricExporter
+    from collections.abc import Callable, Mapping
 
     from otel_mlobs.settings import Pipeline, Settings
     from otel_mlobs.telemetry.pipelines import MetricPipeline, PerProcess
@@ -160,8 +159,6 @@ def shutdown(timeout: float = DEFAULT_FLUSH_TIMEOUT) -> bool:
 def active_settings() -> Settings | None:
     """What ``configure`` was told in this process, or None before it was called."""
     return _state.settings
-
-
 
 
 def _build(resolved: Settings, arguments: Mapping[str, Any]) -> None:

@@ -35,7 +35,7 @@ def classify(error: BaseException, expected: tuple[type[BaseException], ...]) ->
     No errors are: ``GeneratorExit`` (the consumer had enough), what the user named as expected, and an HTTP error
     below 500, which is an answer. A cancellation is ``"cancelled"``.
     """
-    if isinstance(error, GeneratorExit) or isinstance(error, expected):
+    if isinstance(error, (GeneratorExit, *expected)):
         return None
     asyncio = sys.modules.get("asyncio")
     if asyncio is not None and isinstance(error, asyncio.CancelledError):

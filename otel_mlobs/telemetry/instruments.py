@@ -7,16 +7,16 @@ passed as the instrument's advice, because views belong to whoever built the pro
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry import metrics, trace
 from opentelemetry.metrics import _internal as _metrics_internal
 
-from otel_mlobs import __version__, semconv
+from otel_mlobs import semconv
+from otel_mlobs._version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from opentelemetry.metrics import Counter, Histogram, Meter
     from opentelemetry.trace import Tracer
@@ -88,9 +88,7 @@ def internal_errors() -> Counter:
 
 
 def _counter(metric: semconv.Metric) -> Counter:
-    found: Counter = _cached(
-        metric.name, lambda: _meter().create_counter(metric.name, metric.unit, metric.description)
-    )
+    found: Counter = _cached(metric.name, lambda: _meter().create_counter(metric.name, metric.unit, metric.description))
     return found
 
 

@@ -35,7 +35,6 @@ __all__ = [
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-
 class OperationSpec:
     """An operation as written down: apply it to a callable, or enter it with ``with``.
 
@@ -73,7 +72,7 @@ class OperationSpec:
     def __call__(self, function: F) -> F:
         """Decorate ``function``. Raises ``TypeError`` for what cannot be decorated, ``ValueError`` for wrong inputs."""
         if isinstance(function, (classmethod, staticmethod)):
-            return type(function)(self(function.__func__))  # type: ignore[return-value]
+            return type(function)(self(function.__func__))
         if isinstance(function, type):
             raise TypeError(f"{self!r} decorates callables, got the class {function.__name__}: decorate its methods")
         if not callable(function):
@@ -112,7 +111,7 @@ class OperationSpec:
                 if around in self._running:
                     self._running.remove(around)
                     return around
-                around = around._parent  # noqa: SLF001 - the same room
+                around = around._parent
         return self._running.pop() if self._running else None
 
     def _definition(self, function_name: str | None) -> Definition:
@@ -155,7 +154,7 @@ def feature_lookup(
     view: str | None = None,
     features: Sequence[str] | int | None = None,
     **options: Any,
-) -> F | OperationSpec:
+) -> Any:
     """Trace and time the fetching of features for one or more entities.
 
     Args:
@@ -198,7 +197,7 @@ def candidate_generation(
 ) -> OperationSpec: ...
 def candidate_generation(
     function: F | None = None, /, *, source: str | None = None, k: int | None = None, **options: Any
-) -> F | OperationSpec:
+) -> Any:
     """Trace and time the retrieval of items that might be shown.
 
     Args:
@@ -236,7 +235,7 @@ def ranking(
     expected: type[BaseException] | Sequence[type[BaseException]] = (),
     exception_messages: bool | None = None,
 ) -> OperationSpec: ...
-def ranking(function: F | None = None, /, **options: Any) -> F | OperationSpec:
+def ranking(function: F | None = None, /, **options: Any) -> Any:
     """Trace and time the ordering of candidates.
 
     Args:
@@ -262,7 +261,7 @@ def prediction(
     expected: type[BaseException] | Sequence[type[BaseException]] = (),
     exception_messages: bool | None = None,
 ) -> OperationSpec: ...
-def prediction(function: F | None = None, /, **options: Any) -> F | OperationSpec:
+def prediction(function: F | None = None, /, **options: Any) -> Any:
     """Trace and time a model that turns inputs into scores, classes or values.
 
     Args:
@@ -322,7 +321,7 @@ def _of_model(name: str, options: dict[str, Any]) -> OperationSpec:
     return OperationSpec(name, model, labels, **options)
 
 
-def _apply(spec: OperationSpec, function: F | None) -> F | OperationSpec:
+def _apply(spec: OperationSpec, function: Any) -> Any:
     if function is None:
         return spec
     if isinstance(function, str):
@@ -410,8 +409,7 @@ def _checked_attributes(attributes: Mapping[str, AttributeValue] | None) -> dict
         items = value if isinstance(value, (list, tuple)) else (value,)
         if not isinstance(key, str) or not all(isinstance(item, (str, bool, int, float)) for item in items):
             raise TypeError(
-                f"attributes must map strings to strings, booleans, numbers or sequences of them, got {key!r}: {value!r}"
+                f"attributes must map strings to strings, booleans, numbers or sequences of these, "
+                f"got {key!r}: {value!r}"
             )
     return checked
-
-

@@ -13,7 +13,6 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -26,11 +25,10 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from otel_mlobs.telemetry import guard, instruments
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from opentelemetry.sdk._logs import ReadableLogRecord
     from opentelemetry.sdk.metrics import MeterProvider
-    from opentelemetry.sdk.metrics.export import MetricsData
     from opentelemetry.sdk.trace import ReadableSpan
 
     from otel_mlobs.settings import Pipeline
@@ -62,7 +60,8 @@ class _Reasons(logging.Filter):
         return False
 
     def start(self) -> list[str]:
-        self._local.lines = lines = []
+        lines: list[str] = []
+        self._local.lines = lines
         for name in _EXPORTERS_LOGGERS:
             logger = logging.getLogger(name)
             if self not in logger.filters:

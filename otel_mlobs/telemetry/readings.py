@@ -71,8 +71,9 @@ def scores_of_items(value: object) -> Summary | None:
     if isinstance(value, dict):
         return _summary_of_list(list(value.values())) if _is_float(next(iter(value.values()), None)) else None
     if hasattr(value, "columns") or hasattr(value, "column_names"):
-        names = getattr(value, "column_names", None) or getattr(value, "columns", ())
-        return _summary(value["score"]) if "score" in names else None  # type: ignore[index]
+        frame: Any = value
+        names: Any = frame.column_names if hasattr(value, "column_names") else frame.columns
+        return _summary(frame["score"]) if "score" in list(names) else None
     if "float" in str(getattr(value, "dtype", "")):
         return _summary(value)
     return None

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from opentelemetry.sdk.resources import Resource
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 _INSTANCE = "service.instance.id"
 
@@ -28,7 +31,7 @@ class ProcessResource(Resource):
         """Merge ``other`` as the SDK does, but keep the instance id ours."""
         merged = super().merge(other)
         instance = self._instance if os.getpid() == self._pid else f"{self._instance}/{os.getpid()}"
-        attributes = {**merged.attributes, _INSTANCE: instance}  # type: ignore[dict-item]
+        attributes = {**merged.attributes, _INSTANCE: instance}
         return ProcessResource(attributes, merged.schema_url, self._instance, self._pid)
 
 
@@ -38,5 +41,5 @@ def make_resource(service_name: str | None, attributes: Mapping[str, str]) -> Pr
     if service_name is not None:
         given["service.name"] = service_name
     instance = given.setdefault(_INSTANCE, str(uuid.uuid4()))
-    detected = Resource.create(given)  # type: ignore[arg-type]
+    detected = Resource.create(given)
     return ProcessResource(detected.attributes or {}, detected.schema_url, instance, os.getpid())

@@ -62,7 +62,7 @@ class Operation:
 
     @property
     def name(self) -> str:
-        """The operation's name: ``"prediction"``, ``"ranking"``, …"""
+        """The operation's name, as ``"prediction"``."""
         return self._definition.operation
 
     @property
@@ -84,6 +84,10 @@ class Operation:
     def recording(self) -> bool:
         """Whether what is written to the operation will be seen: false once it ended or if it is not sampled."""
         return self._recording
+
+    def has_recorded(self, error: BaseException) -> bool:
+        """Whether ``error`` is written to this operation's span or to one beneath it."""
+        return self._recorded is error
 
     def set_attribute(self, key: str, value: AttributeValue) -> None:
         """Set one attribute of the span: a string, boolean, integer, float, or a sequence of one of these."""
@@ -155,9 +159,7 @@ def start(definition: Definition, attributes: Attributes) -> Operation | None:
             definition.span_name, parent, _INTERNAL, attributes, None, None, False, False
         )
         operation._recording = span.is_recording()
-        operation._context = context = otel_context.set_value(
-            _KEY, operation, trace.set_span_in_context(span, parent)
-        )
+        operation._context = context = otel_context.set_value(_KEY, operation, trace.set_span_in_context(span, parent))
         operation._started = perf_counter()
         operation._token = otel_context.attach(context)
     except Exception as error:  # noqa: BLE001 - whatever a sampler or processor raises, the call goes on
@@ -241,6 +243,7 @@ def _fail(operation: Operation, error: BaseException) -> dict[str, str]:
             with_message = _record_messages if messages is None else messages
             if operation._recorded is not error:
                 failures.record_on(operation._span, error, with_message=with_message)
+                operation._recorded = error
             operation._span.set_status(_ERROR, str(error) if with_message else error_type)
         if operation._parent is not None:
             operation._parent._recorded = error

@@ -141,6 +141,7 @@ def _wrap_generator(function: Any, begin: Beginning, definition: Definition) -> 
         if operation is None:
             return (yield from function(*args, **kwargs))
         yielded = 0
+        returned = None
         try:
             generator = function(*args, **kwargs)
             step, argument = generator.send, None
