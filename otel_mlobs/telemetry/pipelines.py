@@ -394,22 +394,28 @@ def _grpc_exporter(pipeline: Pipeline) -> Any:
         "metrics": OTLPMetricExporter,
         "logs": OTLPLogExporter,
     }
-    secure = pipeline.url.startswith("https://")
+    credentials = grpc_credentials(pipeline)
     compression = grpc.Compression.Gzip if pipeline.compression == "gzip" else grpc.Compression.NoCompression
-    credentials = None
-    if secure:
-        credentials = grpc.ssl_channel_credentials(
-            root_certificates=_bytes(pipeline.certificate),
-            private_key=_bytes(pipeline.client_key),
-            certificate_chain=_bytes(pipeline.client_certificate),
-        )
     return kinds[pipeline.signal](
         endpoint=pipeline.url,
-        insecure=not secure,
+        insecure=credentials is None,
         credentials=credentials,
         headers=tuple(pipeline.headers.items()),
         timeout=pipeline.timeout,
         compression=compression,
+    )
+
+
+def grpc_credentials(pipeline: Pipeline) -> Any:
+    """The channel credentials for an ``https://`` endpoint, or None for a plain one."""
+    import grpc
+
+    if not pipeline.url.startswith("https://"):
+        return None
+    return grpc.ssl_channel_credentials(
+        root_certificates=_bytes(pipeline.certificate),
+        private_key=_bytes(pipeline.client_key),
+        certificate_chain=_bytes(pipeline.client_certificate),
     )
 
 
