@@ -18,7 +18,7 @@ from otel_mlobs.telemetry.bounded import Signal, flush_all, stop_all
 from otel_mlobs.telemetry.instruments import DEFAULT_DURATION_BOUNDS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Mapping
 
     from otel_mlobs.settings import Pipeline, Settings
     from otel_mlobs.telemetry.pipelines import MetricPipeline, PerProcess
@@ -112,8 +112,9 @@ def configure(
         MissingExtraError: ``logs=True`` without the extra ``logs``.
     """
     arguments = dict(locals())
-    resolved = settings_room.resolve(arguments)
-    if resolved.logs:
+    foreign = _foreign_signals() if _state.settings is None else ()
+    resolved = settings_room.resolve(arguments, taken=foreign)
+    if resolved.logs and not resolved.disabled:
         _require_logging_instrumentation()
     with _configuring:
         if _state.settings is not None:
@@ -133,7 +134,8 @@ def configure(
             return
         for note in resolved.notes:
             _logger.warning("%s", note)
-        _build(resolved, arguments)
+        _name_ignored(foreign, arguments, resolved)
+        _build(resolved, foreign)
         os.register_at_fork(
             before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child
         )
@@ -161,34 +163,45 @@ def active_settings() -> Settings | None:
     return _state.settings
 
 
-def _build(resolved: Settings, arguments: Mapping[str, Any]) -> None:
-    """Build the providers that are not there yet, and name once what could not be used."""
-    from otel_mlobs.telemetry.resource import make_resource
+_PROVIDERS: dict[settings_room.Signal, str] = {"traces": "tracer", "metrics": "meter", "logs": "logger"}
+_OURS_ANYWAY = ("exception_messages", "latency_objective", "logs")
+_OF_ONE_SIGNAL: dict[settings_room.Signal, tuple[str, ...]] = {
+    "traces": ("traces_endpoint", "sampling_ratio"),
+    "metrics": ("metrics_endpoint", "metric_interval"),
+    "logs": ("logs_endpoint",),
+}
 
-    resource = make_resource(resolved.service_name, resolved.resource)
-    foreign = [name for name, is_foreign in (("tracer", _has_tracer_provider()), ("meter", _has_meter_provider()))
-               if is_foreign]  # fmt: skip
-    if foreign:
-        ignored = [name for name, value in arguments.items() if value is not None]
+
+def _name_ignored(foreign: Collection[settings_room.Signal], arguments: Mapping[str, Any], resolved: Settings) -> None:
+    """Name once what could not be used, because providers were there before."""
+    concerned = [signal for signal in foreign if signal != "logs" or resolved.logs]
+    untouched = {name for signal, names in _OF_ONE_SIGNAL.items() if signal not in foreign for name in names}
+    untouched.update(_OURS_ANYWAY)
+    ignored = [name for name, value in arguments.items() if value is not None and name not in untouched]
+    if concerned and ignored:
         _logger.warning(
             "a %s provider is already set, by your code or by opentelemetry-instrument: it is used as it is, and for "
             "it this is ignored: %s",
-            " and a ".join(foreign),
-            ", ".join(ignored) or "nothing",
+            " and a ".join(_PROVIDERS[signal] for signal in concerned),
+            ", ".join(ignored),
         )
-    if "tracer" not in foreign:
-        _build_traces(resolved, resource)
-    pipeline = resolved.pipeline("metrics")
-    if "meter" not in foreign and pipeline is not None:
-        _build_metrics(pipeline, resolved, resource)
-    if resolved.logs or resolved.pipeline("logs"):
-        _build_logs(resolved.pipeline("logs"), resource)
 
 
-def _build_traces(resolved: Settings, resource: ProcessResource) -> None:
-    pipeline = resolved.pipeline("traces")
-    if pipeline is None:
-        return
+def _build(resolved: Settings, foreign: Collection[settings_room.Signal]) -> None:
+    """Build the providers that are not there yet."""
+    from otel_mlobs.telemetry.resource import make_resource
+
+    resource = make_resource(resolved.service_name, resolved.resource)
+    traces, points, records = (resolved.pipeline(signal) for signal in settings_room.SIGNALS)
+    if traces is not None:
+        _build_traces(traces, resolved, resource)
+    if points is not None:
+        _build_metrics(points, resolved, resource)
+    if resolved.logs:
+        _build_logs(records, resource, sending=records is not None or "logs" in foreign)
+
+
+def _build_traces(pipeline: Pipeline, resolved: Settings, resource: ProcessResource) -> None:
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcessor
 
@@ -210,19 +223,18 @@ def _build_traces(resolved: Settings, resource: ProcessResource) -> None:
 
 
 def _build_metrics(pipeline: Pipeline, resolved: Settings, resource: ProcessResource) -> None:
-    from opentelemetry.sdk.metrics import MeterProvider
-
     from otel_mlobs.telemetry.pipelines import MetricPipeline
+    from otel_mlobs.telemetry.readers import OwnMeterProvider
 
     made = MetricPipeline(_maker(pipeline), _outage(pipeline), resolved.metric_interval)
-    provider = MeterProvider(metric_readers=[made.reader], resource=resource, shutdown_on_exit=False)
+    provider = OwnMeterProvider(made.reader, resource=resource, shutdown_on_exit=False)
     metrics.set_meter_provider(provider)
     made.start(provider)
     _state.metrics = made
     _add_signal("metrics", made.send_now, made.stop, made.exporter)
 
 
-def _build_logs(pipeline: Pipeline | None, resource: ProcessResource) -> None:
+def _build_logs(pipeline: Pipeline | None, resource: ProcessResource, *, sending: bool) -> None:
     from opentelemetry._logs import set_logger_provider
     from opentelemetry.instrumentation.logging import LoggingInstrumentor
 
@@ -233,12 +245,15 @@ def _build_logs(pipeline: Pipeline | None, resource: ProcessResource) -> None:
         from otel_mlobs.telemetry.pipelines import Logs
 
         provider = LoggerProvider(resource=resource, shutdown_on_exit=False)
-        sending = _per_process(pipeline)
-        provider.add_log_record_processor(BatchLogRecordProcessor(Logs(sending)))
+        exporter = _per_process(pipeline)
+        provider.add_log_record_processor(BatchLogRecordProcessor(Logs(exporter)))
         set_logger_provider(provider)
-        _add_signal("logs", provider.force_flush, provider.shutdown, sending)
-    LoggingInstrumentor().instrument(
-        inject_trace_context=True, enable_log_auto_instrumentation=pipeline is not None, set_logging_format=False
+        _add_signal("logs", provider.force_flush, provider.shutdown, exporter)
+    instrumentor = LoggingInstrumentor()
+    if instrumentor.is_instrumented_by_opentelemetry:
+        instrumentor.uninstrument()  # it knows neither of the provider nor of the ids
+    instrumentor.instrument(
+        inject_trace_context=True, enable_log_auto_instrumentation=sending, set_logging_format=False
     )
 
 
@@ -252,7 +267,8 @@ def _add_signal(name: str, flush: Callable[[], object], stop: Callable[[], objec
     def run(call: Callable[[], object]) -> Callable[[], bool]:
         # The SDK's processors answer true whether or not the exporter took the batch.
         def answer() -> bool:
-            return call() is not False and sending.last_taken
+            refused = sending.refused
+            return call() is not False and sending.refused == refused
 
         return answer
 
@@ -262,7 +278,7 @@ def _add_signal(name: str, flush: Callable[[], object], stop: Callable[[], objec
 def _outage(pipeline: Pipeline) -> Any:
     if pipeline.exporter != "otlp":
         return None
-    from otel_mlobs.telemetry.pipelines import Outage
+    from otel_mlobs.telemetry.outage import Outage
 
     outage = Outage(pipeline)
     outage.probe()
@@ -290,13 +306,18 @@ def _maker(pipeline: Pipeline) -> Callable[[], Any]:
     return lambda: otlp_exporter(pipeline)
 
 
-def _has_tracer_provider() -> bool:
-    return not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
+def _foreign_signals() -> tuple[settings_room.Signal, ...]:
+    """The signals for which somebody has set a provider."""
+    from opentelemetry._logs import get_logger_provider
 
-
-def _has_meter_provider() -> bool:
-    # The API keeps its proxy's class private; its name is what tells it apart from a provider that somebody set.
-    return type(metrics.get_meter_provider()).__name__ != "_ProxyMeterProvider"
+    # The API keeps two of its proxies' classes private; their names tell them apart from what somebody set.
+    found: dict[settings_room.Signal, object] = {
+        "traces": trace.get_tracer_provider(),
+        "metrics": metrics.get_meter_provider(),
+        "logs": get_logger_provider(),
+    }
+    proxies = ("ProxyTracerProvider", "_ProxyMeterProvider", "ProxyLoggerProvider")
+    return tuple(signal for signal, provider in found.items() if type(provider).__name__ not in proxies)
 
 
 def _require_logging_instrumentation() -> None:
@@ -309,6 +330,10 @@ def _require_logging_instrumentation() -> None:
 def _before_fork() -> None:
     if _state.metrics is not None:
         _state.metrics.before_fork()
+
+
+def _finish_with_multiprocessing(_: object) -> None:
+    sys.modules["multiprocessing.util"].Finalize(None, shutdown, exitpriority=0)
 
 
 def _after_fork_in_parent() -> None:
@@ -325,7 +350,8 @@ def _after_fork_in_child() -> None:
         if _state.metrics is not None:
             _state.metrics.after_fork_in_child()
         if "multiprocessing.util" in sys.modules:
-            # multiprocessing's children leave through os._exit, where atexit is not heard.
-            sys.modules["multiprocessing.util"].Finalize(None, shutdown, exitpriority=0)
+            # Its children leave through os._exit, where atexit is not heard, and forget at their start the finalizers
+            # that exist by then: this one is asked for as late as that.
+            sys.modules["multiprocessing.util"].register_after_fork(_state, _finish_with_multiprocessing)
     except Exception as error:  # noqa: BLE001 - a fork must not fail because of us
         guard.report("fork", error)

@@ -128,8 +128,7 @@ class ConsoleTreeExporter(SpanExporter):
         waiting = self._waiting[trace_id(top)]
         children: dict[int, list[ReadableSpan]] = {}
         for span in waiting.values():
-            # A remote parent begins a tree of its own, even where both ends of the call are in this process.
-            if span.parent is not None and not span.parent.is_remote:
+            if span.parent is not None:
                 children.setdefault(span.parent.span_id, []).append(span)
         taken = [top]
         for span in taken:

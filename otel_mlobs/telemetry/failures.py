@@ -57,9 +57,22 @@ def _http_status(error: BaseException) -> int | None:
             "starlette",
             "fastapi",
         ):
-            status = getattr(error, "code", None) or getattr(error, "status_code", None)
+            answer = getattr(error, "response", None)  # abort(response) has no code of its own
+            status = (
+                getattr(error, "code", None)
+                or getattr(error, "status_code", None)
+                or getattr(answer, "status_code", None)
+            )
             return status if isinstance(status, int) else None
     return None
+
+
+def message(error: BaseException) -> str:
+    """The text of ``error``, also where its own ``__str__`` raises."""
+    try:
+        return str(error)
+    except Exception as broken:  # noqa: BLE001 - an exception of the user's may not even print
+        return f"<unprintable: its __str__ raised {type(broken).__name__}>"
 
 
 def record_on(span: Span, error: BaseException, *, with_message: bool) -> None:
@@ -69,7 +82,7 @@ def record_on(span: Span, error: BaseException, *, with_message: bool) -> None:
         semconv.EXCEPTION_STACKTRACE: stacktrace(error, with_message=with_message),
     }
     if with_message:
-        attributes[semconv.EXCEPTION_MESSAGE] = str(error)
+        attributes[semconv.EXCEPTION_MESSAGE] = message(error)
     span.add_event(semconv.EXCEPTION_EVENT, attributes)
 
 
@@ -81,7 +94,7 @@ def stacktrace(error: BaseException, *, with_message: bool) -> str:
     while current is not None and id(current) not in seen and len(parts) < _MAX_CAUSES:
         seen.add(id(current))
         name = type_name(current)
-        last = f"{name}: {current}\n" if with_message else f"{name}\n"
+        last = f"{name}: {message(current)}\n" if with_message else f"{name}\n"
         parts.append("Traceback (most recent call last):\n" + "".join(_frames(current.__traceback__)) + last)
         if current.__cause__ is not None:
             link, current = "The above exception was the direct cause of the following exception:", current.__cause__

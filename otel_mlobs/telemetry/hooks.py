@@ -22,22 +22,18 @@ class OperationHook(Protocol):
         """Called once, before the span ends; ``error`` is what the operation raised."""
 
 
-_hooks: tuple[OperationHook, ...] = ()
+registered: tuple[OperationHook, ...] = ()
+"""The hooks in the order in which they were added. Replaced, never mutated: operations read it without a lock."""
 
 
 def add_hook(hook: OperationHook) -> None:
     """Call ``hook`` around every operation from now on. Adding it twice changes nothing."""
-    global _hooks  # noqa: PLW0603 - replaced, never mutated: running operations read it without a lock
-    if hook not in _hooks:
-        _hooks = (*_hooks, hook)
+    global registered  # noqa: PLW0603 - see registered
+    if hook not in registered:
+        registered = (*registered, hook)
 
 
 def remove_hook(hook: OperationHook) -> None:
     """Stop calling ``hook``; one that was never added is no error."""
-    global _hooks  # noqa: PLW0603 - see add_hook
-    _hooks = tuple(other for other in _hooks if other is not hook)
-
-
-def registered() -> tuple[OperationHook, ...]:
-    """The hooks in the order in which they were added."""
-    return _hooks
+    global registered  # noqa: PLW0603 - see registered
+    registered = tuple(other for other in registered if other is not hook)

@@ -14,12 +14,13 @@ from opentelemetry.metrics import _internal as _metrics_internal
 
 from otel_mlobs import semconv
 from otel_mlobs._version import __version__
+from otel_mlobs.telemetry.durations import Both, Durations, Recorder, SdkSeries
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from opentelemetry.metrics import Counter, Histogram, Meter
-    from opentelemetry.trace import Tracer
+    from opentelemetry.trace import Span
 
 SCOPE = "otel_mlobs"
 
@@ -35,9 +36,11 @@ _lock = threading.Lock()
 _bounds: Sequence[float] = DEFAULT_DURATION_BOUNDS
 _cache: dict[str, Any] = {}
 _live = False
+_durations: Durations | None = None
+_sdk_durations = True
 
 generation = 0
-"""Grows when counters start again from zero (in a forked child): every series announces its zero once more."""
+"""Grows when recorders change or counters start again from zero (in a forked child): definitions ask anew."""
 
 
 def live() -> bool:
@@ -62,14 +65,47 @@ def set_duration_bounds(bounds: Sequence[float]) -> None:
     _bounds = tuple(bounds)
 
 
-def tracer() -> Tracer:
-    """The library's tracer; it follows a provider that is set later."""
-    found: Tracer = _cached("tracer", lambda: trace.get_tracer(SCOPE, __version__, schema_url=semconv.SCHEMA_URL))
-    return found
+def _first_start_span(*args: Any) -> Span:
+    """Get the tracer at the first operation, once settings are known; it follows a provider that is set later."""
+    global start_span  # noqa: PLW0603 - looked up once: the look-up would be a visible part of a span's cost
+    start_span = trace.get_tracer(SCOPE, __version__, schema_url=semconv.SCHEMA_URL).start_span
+    return start_span(*args)
 
 
-def duration() -> Histogram:
-    """``mlobs.operation.duration``."""
+start_span: Callable[..., Span] = _first_start_span
+"""``Tracer.start_span`` of the library's tracer."""
+
+
+def count_durations(durations: Durations | None, *, sdk: bool) -> None:
+    """Count operations in ``durations``, which our pipeline sends, or in the SDK's histogram, or in both.
+
+    Every definition asks for its recorder once more after this.
+    """
+    global _durations, _sdk_durations, generation  # noqa: PLW0603 - one histogram per process
+    _durations, _sdk_durations = durations, sdk or durations is None
+    generation += 1
+
+
+def own_durations() -> Durations | None:
+    """What :func:`count_durations` was given."""
+    return _durations
+
+
+def duration_bounds() -> Sequence[float]:
+    """The bounds of the duration histogram in seconds."""
+    return _bounds
+
+
+def duration_of(labels: dict[str, str]) -> Recorder:
+    """What records ``mlobs.operation.duration`` for ``labels``."""
+    if _durations is None:
+        return SdkSeries(_duration_histogram(), labels)
+    if _sdk_durations:
+        return Both(_durations.series(labels), SdkSeries(_duration_histogram(), labels))
+    return _durations.series(labels)
+
+
+def _duration_histogram() -> Histogram:
     found: Histogram = _cached(
         semconv.OPERATION_DURATION.name,
         lambda: _meter().create_histogram(
@@ -133,7 +169,7 @@ class ErrorCounter:
                 return
             self._announced.add(key)
             if self._holding:
-                self._held[key] = 0
+                self._held.setdefault(key, 0)
         _counter(semconv.OPERATION_ERRORS).add(0, attributes)
 
     def add(self, attributes: Mapping[str, str]) -> None:
@@ -177,6 +213,8 @@ def after_fork_in_child() -> None:
     global _lock, generation  # noqa: PLW0603 - see generation
     _lock = threading.Lock()
     generation += 1
+    if _durations is not None:
+        _durations.start_afresh()
     operation_errors.after_fork_in_child()
 
 

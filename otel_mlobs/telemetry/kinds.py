@@ -7,10 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
-from typing import Union
+from typing import TYPE_CHECKING, Union
 
 from otel_mlobs import semconv
 from otel_mlobs.telemetry import readings
+
+if TYPE_CHECKING:
+    from otel_mlobs.telemetry.durations import Recorder
 
 AttributeValue = Union[str, bool, int, float, Sequence[str], Sequence[bool], Sequence[int], Sequence[float]]  # noqa: UP007 - evaluated at run time, also on 3.10
 Attributes = dict[str, AttributeValue]
@@ -22,6 +25,7 @@ class Definition:
     """One operation as it was written down: names, static attributes, what is an error. Shared by all its calls."""
 
     __slots__ = (
+        "duration",
         "exception_messages",
         "expected",
         "generation",
@@ -60,6 +64,7 @@ class Definition:
         self.exception_messages = exception_messages
         self.read_inputs, self.read_outputs = _READINGS.get(operation, (None, None))
         self.generation = -1
+        self.duration: Recorder | None = None
 
 
 @lru_cache(maxsize=1024)

@@ -6,6 +6,7 @@ a mistake shows at import and not in the middle of a request.
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, overload
@@ -77,7 +78,10 @@ class OperationSpec:
             raise TypeError(f"{self!r} decorates callables, got the class {function.__name__}: decorate its methods")
         if not callable(function):
             raise TypeError(f"{self!r} decorates callables, got {function!r}")
-        definition = self._definition(getattr(function, "__name__", type(function).__name__))
+        named: Any = function
+        while isinstance(named, functools.partial):
+            named = named.func
+        definition = self._definition(getattr(named, "__name__", type(named).__name__))
         wrapped: F = wrap(function, definition, _input_picker(function, self._inputs), self._outputs)
         return wrapped
 
@@ -92,7 +96,7 @@ class OperationSpec:
         definition = self._definition(None)
         started = start(definition, definition.span_attributes)
         if started is None:
-            return IDLE
+            started = IDLE
         self._running.append(started)
         return started
 
@@ -105,14 +109,20 @@ class OperationSpec:
 
     def _own_running(self) -> Operation | None:
         """The operation that this exit belongs to: the innermost of ours around the caller."""
-        if len(self._running) > 1:
-            around: Operation | None = current_operation()
-            while around is not None and around is not IDLE:
-                if around in self._running:
-                    self._running.remove(around)
-                    return around
-                around = around._parent
-        return self._running.pop() if self._running else None
+        running = self._running
+        if not running:
+            return None
+        around: Operation | None = current_operation()
+        while around is not None and around is not IDLE:
+            if around in running:
+                running.remove(around)
+                return around
+            around = around._parent
+        # It failed to start, or was entered in another context: some frameworks leave a dependency in another worker
+        # thread than they entered it in.
+        found = IDLE if IDLE in running else running[-1]
+        running.remove(found)
+        return None if found is IDLE else found
 
     def _definition(self, function_name: str | None) -> Definition:
         operation, labels, requested, expected, messages = self._definition_arguments

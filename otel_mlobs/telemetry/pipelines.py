@@ -8,13 +8,9 @@ send, and the child begins from zero with a reader of its own.
 
 from __future__ import annotations
 
-import logging
 import os
-import socket
 import threading
-import time
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from opentelemetry import context as otel_context
 from opentelemetry.context import create_key
@@ -23,146 +19,19 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader, MetricExporte
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from otel_mlobs.telemetry import guard, instruments
+from otel_mlobs.telemetry.outage import reasons
+from otel_mlobs.telemetry.readers import durations_for, has_own_scope, wants_delta, with_durations
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from opentelemetry.sdk._logs import ReadableLogRecord
-    from opentelemetry.sdk.metrics import MeterProvider
+    from opentelemetry.sdk.metrics.export import MetricsData
     from opentelemetry.sdk.trace import ReadableSpan
 
     from otel_mlobs.settings import Pipeline
-
-_logger = logging.getLogger("otel_mlobs")
-
-_WARN_EVERY_S = 60.0
-_EXPORTERS_LOGGERS = (
-    "opentelemetry.exporter.otlp.proto.http.trace_exporter",
-    "opentelemetry.exporter.otlp.proto.http.metric_exporter",
-    "opentelemetry.exporter.otlp.proto.http._log_exporter",
-    "opentelemetry.exporter.otlp.proto.grpc.exporter",
-    "opentelemetry.exporter.otlp.common.http",
-)
-
-
-class _Reasons(logging.Filter):
-    """Keeps what OTLP exporters log while one of ours sends, so that one line can say it; others' pass through."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._local = threading.local()
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        lines: list[str] | None = getattr(self._local, "lines", None)
-        if lines is None:
-            return True
-        lines.append(record.getMessage())
-        return False
-
-    def start(self) -> list[str]:
-        lines: list[str] = []
-        self._local.lines = lines
-        for name in _EXPORTERS_LOGGERS:
-            logger = logging.getLogger(name)
-            if self not in logger.filters:
-                logger.addFilter(self)
-        return lines
-
-    def stop(self) -> None:
-        self._local.lines = None
-
-
-_reasons = _Reasons()
-
-
-class Outage:
-    """Says that a destination does not take what it is sent: at once, then once a minute, then that it is back."""
-
-    def __init__(self, pipeline: Pipeline) -> None:
-        self._pipeline = pipeline
-        self._said_at: float | None = None
-        self._lost = 0
-
-    def failed(self, reason: str) -> None:
-        """Count a lost batch and, when it is time, say so."""
-        self._lost += 1
-        now = time.monotonic()
-        if self._said_at is not None and now - self._said_at < _WARN_EVERY_S:
-            return
-        again = f" ({self._lost} batches lost so far)" if self._said_at is not None else ""
-        self._said_at = now
-        _logger.warning(
-            "%s are not reaching %s: %s%s; the application is not affected. `otel-mlobs doctor` says more",
-            self._pipeline.signal,
-            self._pipeline.shown,
-            reason,
-            again,
-        )
-
-    def succeeded(self) -> None:
-        """Say that the destination takes data again, after it did not."""
-        if self._said_at is not None and self._lost:
-            _logger.warning("%s reach %s again, %s batches were lost", self._pipeline.signal, self._pipeline.shown,
-                            self._lost)  # fmt: skip
-        self._said_at, self._lost = None, 0
-
-    def start_afresh(self) -> None:
-        """Forget the parent's outage: it speaks for itself."""
-        self._said_at, self._lost = None, 0
-
-    @property
-    def ongoing(self) -> bool:
-        """Whether the last that is known of the destination is that it does not answer."""
-        return self._said_at is not None
-
-    def probe(self) -> None:
-        """Look, off the caller's thread, whether anything listens there, so that the first line comes at the start."""
-        threading.Thread(target=self._probe, name="otel_mlobs-probe", daemon=True).start()
-
-    def _probe(self) -> None:
-        parts = urlsplit(self._pipeline.url)
-        port = parts.port or (443 if parts.scheme == "https" else 80)
-        try:
-            with socket.create_connection((parts.hostname or "", port), timeout=3.0):
-                return
-        except OSError as error:
-            self.failed(explain(error))
-
-
-def explain(error: BaseException) -> str:
-    """The reason of a failed connection in a few words."""
-    if isinstance(error, socket.gaierror):
-        return "its host name is not known (DNS)"
-    if isinstance(error, ConnectionRefusedError):
-        return "connection refused, nothing listens there"
-    if isinstance(error, TimeoutError):
-        return "no answer in time"
-    return f"{type(error).__name__}: {error}"
-
-
-_MARKS = (
-    ("Connection refused", "connection refused, nothing listens there"),
-    ("connection refused", "connection refused, nothing listens there"),
-    ("NameResolutionError", "its host name is not known (DNS)"),
-    ("Name or service not known", "its host name is not known (DNS)"),
-    ("CERTIFICATE_VERIFY_FAILED", "its TLS certificate is not trusted"),
-    ("WRONG_VERSION_NUMBER", "it does not speak TLS: http:// instead of https://?"),
-    ("timed out", "no answer in time"),
-    ("UNIMPLEMENTED", "it does not take this signal (UNIMPLEMENTED)"),
-    ("UNAUTHENTICATED", "it wants credentials (UNAUTHENTICATED)"),
-    ("code: 401", "it wants credentials (401)"),
-    ("code: 403", "the credentials are not enough (403)"),
-    ("code: 404", "it does not take this signal at this path (404)"),
-)
-
-
-def _reason(lines: Sequence[str]) -> str:
-    """What the exporter's own log lines come down to."""
-    text = " | ".join(lines)
-    for mark, meaning in _MARKS:
-        if mark in text:
-            return meaning
-    return (lines[-1] if lines else "the exporter gave no reason")[:200]
+    from otel_mlobs.telemetry.outage import Outage
+    from otel_mlobs.telemetry.readers import OwnMeterProvider
 
 
 class PerProcess:
@@ -174,7 +43,7 @@ class PerProcess:
         self._exporter: Any = None
         self._pid = -1
         self._stopped = False
-        self.last_taken = True
+        self.refused = 0
 
     @property
     def is_down(self) -> bool:
@@ -184,39 +53,38 @@ class PerProcess:
     def get(self) -> Any:
         """This process's exporter."""
         if self._pid != os.getpid():
-            if self._outage is not None and self._pid != -1:
-                self._outage.start_afresh()
             self._exporter = self._make()
             self._pid = os.getpid()
         return self._exporter
 
     def send(self, data: Any, success: object) -> bool:
         """Export ``data``; true when the exporter answered ``success``."""
-        lines = _reasons.start()
+        lines = reasons.start()
         try:
             taken = self.get().export(data) is success
         except Exception as error:  # noqa: BLE001 - an exporter that raises is one more outage
             taken = False
             lines.append(f"{type(error).__name__}: {error}")
         finally:
-            _reasons.stop()
-        self.last_taken = taken
+            reasons.stop()
+        if not taken:
+            self.refused += 1
         if self._outage is not None:
             if taken:
                 self._outage.succeeded()
             elif not self._stopped:
-                self._outage.failed(_reason(lines))
+                self._outage.failed(lines)
         return taken
 
     def stop(self) -> None:
         """Shut this process's exporter down, if it has one; a batch that is being retried is given up."""
         if self._pid == os.getpid() and not self._stopped:
             self._stopped = True
-            _reasons.start()
+            reasons.start()
             try:
                 self._exporter.shutdown()
             finally:
-                _reasons.stop()
+                reasons.stop()
 
 
 class Spans(SpanExporter):
@@ -262,11 +130,8 @@ class Logs(LogRecordExporter):
 class _Reader(InMemoryMetricReader):
     """Collects on request; a provider's ``force_flush`` reaches the pipeline through it."""
 
-    def __init__(self, pipeline: MetricPipeline, exporter: MetricExporter) -> None:
-        super().__init__(
-            preferred_temporality=getattr(exporter, "_preferred_temporality", None),
-            preferred_aggregation=getattr(exporter, "_preferred_aggregation", None),
-        )
+    def __init__(self, pipeline: MetricPipeline, temporality: Any, aggregation: Any) -> None:
+        super().__init__(preferred_temporality=temporality, preferred_aggregation=aggregation)
         self._pipeline = pipeline
 
     def force_flush(self, timeout_millis: float = 10_000) -> bool:
@@ -283,16 +148,26 @@ class MetricPipeline:
     def __init__(self, make: Callable[[], MetricExporter], outage: Outage | None, interval: float) -> None:
         self.exporter = PerProcess(make, outage)
         self._interval = interval
-        self._provider: MeterProvider | None = None
-        self.reader = _Reader(self, self.exporter.get())
+        self._provider: OwnMeterProvider | None = None
+        wants = self.exporter.get()
+        self._wants = (
+            getattr(wants, "_preferred_temporality", None),
+            getattr(wants, "_preferred_aggregation", None),
+        )
+        self.reader = _Reader(self, *self._wants)
         self._collecting = threading.Lock()
         self._sending = threading.Lock()
         self._wake = threading.Event()
         self._stopped = False
+        self._delta = False
 
-    def start(self, provider: MeterProvider) -> None:
+    def start(self, provider: OwnMeterProvider) -> None:
         """Send what ``provider``'s instruments measure, from now on."""
         self._provider = provider
+        temporality, aggregation = self._wants
+        self._delta = wants_delta(temporality)
+        exemplars = os.environ.get("OTEL_METRICS_EXEMPLAR_FILTER", "trace_based").strip().lower()
+        instruments.count_durations(durations_for(aggregation, exemplars), sdk=False)
         instruments.operation_errors.hold_until_collected(True)
         self._start_thread()
 
@@ -311,7 +186,7 @@ class MetricPipeline:
         token = otel_context.attach(otel_context.set_value(_SUPPRESS_KEY, True))
         try:
             with self._collecting:
-                data = self.reader.get_metrics_data()
+                data = self._collect()
                 instruments.operation_errors.settle()
             return data is None or self.exporter.send(data, MetricExportResult.SUCCESS)
         except Exception as error:  # noqa: BLE001 - one collection is lost, the thread goes on
@@ -320,6 +195,13 @@ class MetricPipeline:
         finally:
             otel_context.detach(token)
             self._sending.release()
+
+    def _collect(self) -> MetricsData | None:
+        data = self.reader.get_metrics_data()
+        durations = instruments.own_durations()
+        if data is None or durations is None or not has_own_scope(data):
+            return data
+        return with_durations(data, durations, delta=self._delta)
 
     def stop(self) -> bool:
         """Send what is left, twice where errors waited for their zero, and stop the exporter."""
@@ -348,10 +230,8 @@ class MetricPipeline:
         self._wake = threading.Event()
         if self._provider is None or self._stopped:
             return
-        inherited = self.reader
-        self.reader = _Reader(self, self.exporter.get())
-        self._provider.add_metric_reader(self.reader)
-        self._provider.remove_metric_reader(inherited)
+        self.reader = _Reader(self, *self._wants)
+        self._provider.replace_own(self.reader)
         self._start_thread()
 
 

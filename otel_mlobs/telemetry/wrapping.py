@@ -31,12 +31,12 @@ def wrap(
 ) -> Any:
     """Wrap ``function``; what it is (sync, async, generator, async generator) it stays."""
     begin = _beginning(definition, pick_inputs)
-    if inspect.isasyncgenfunction(function):
+    called = function if inspect.isroutine(function) else getattr(function, "__call__", function)  # noqa: B004
+    if inspect.isasyncgenfunction(function) or inspect.isasyncgenfunction(called):
         return _wrap_async_generator(function, begin, definition)
-    if inspect.isgeneratorfunction(function):
+    if inspect.isgeneratorfunction(function) or inspect.isgeneratorfunction(called):
         return _wrap_generator(function, begin, definition)
     write = _writing(definition, pick_inputs is not None, pick_outputs)
-    called = function if inspect.isroutine(function) else getattr(function, "__call__", function)  # noqa: B004
     if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(called):
         return _wrap_coroutine(function, begin, write)
     return _wrap_function(function, begin, write)
@@ -156,13 +156,12 @@ def _wrap_generator(function: Any, begin: Beginning, definition: Definition) -> 
                 try:
                     argument = yield item
                     step = generator.send
-                except GeneratorExit:
-                    resume(operation)
-                    returned = generator.close()
-                    break
                 except BaseException as thrown:  # noqa: BLE001 - handed to the generator, whose answer counts
                     step, argument = generator.throw, thrown
                 resume(operation)
+        except GeneratorExit:  # the consumer had enough: what was yielded still counts
+            finish(operation, None, write, yielded)
+            raise
         except BaseException as error:
             finish(operation, error)
             raise
@@ -193,15 +192,14 @@ def _wrap_async_generator(function: Any, begin: Beginning, definition: Definitio
                 try:
                     argument = yield item
                     step = generator.asend
-                except GeneratorExit:
-                    if operation is not None:
-                        resume(operation)
-                    await generator.aclose()
-                    raise
                 except BaseException as thrown:  # noqa: BLE001 - handed to the generator, whose answer counts
                     step, argument = generator.athrow, thrown
                 if operation is not None:
                     resume(operation)
+        except GeneratorExit as closed:  # the consumer had enough: what was yielded still counts
+            if operation is not None:
+                finish(operation, closed, write, yielded)
+            raise
         except BaseException as error:
             if operation is not None:
                 finish(operation, error)

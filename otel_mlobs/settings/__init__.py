@@ -9,13 +9,23 @@ from __future__ import annotations
 import difflib
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit
 
 from otel_mlobs.errors import ConfigurationError
+from otel_mlobs.settings.checks import (
+    check_certificates,
+    check_url,
+    checked_bool,
+    complete,
+    headers_of,
+    number,
+    positive,
+)
+from otel_mlobs.settings.checks import redacted as redacted
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -116,16 +126,15 @@ ARGUMENTS = (
 """What may be said, as an argument of ``configure`` or as a key of the file's ``[configure]`` table."""
 
 
-def resolve(arguments: Mapping[str, Any], environ: Mapping[str, str] | None = None) -> Settings:
-    """Resolve ``arguments`` (None means not given) against the environment, the file and the defaults."""
-    return _Resolver(arguments, os.environ if environ is None else environ).settings()
+def resolve(
+    arguments: Mapping[str, Any], environ: Mapping[str, str] | None = None, *, taken: Collection[Signal] = ()
+) -> Settings:
+    """Resolve ``arguments`` (None means not given) against the environment, the file and the defaults.
 
-
-def redacted(url: str) -> str:
-    """``url`` without its user information and query, which may hold secrets."""
-    parts = urlsplit(url)
-    host = parts.netloc.rpartition("@")[2]
-    return urlunsplit((parts.scheme, host, parts.path, "***" if parts.query else "", ""))
+    ``taken`` are the signals whose providers somebody else has set: they get no pipeline, and what the environment
+    says of their exporters was meant for that other.
+    """
+    return _Resolver(arguments, os.environ if environ is None else environ, taken).settings()
 
 
 def duration_bounds(base: tuple[float, ...], objective: float) -> tuple[float, ...]:
@@ -140,12 +149,12 @@ def load_file(path: str) -> dict[str, Any]:
             content = tomllib.load(handle)
     except OSError as error:
         raise ConfigurationError(f"MLOBS_CONFIG={path!r} cannot be read: {error.strerror}") from error
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{path} is not valid TOML: {error}") from error
     _known(content, ("configure",), f"{path}: table")
     table = content.get("configure", {})
     if not isinstance(table, dict):
-        raise ConfigurationError(f"{path}: [configure] must be a table, got {table!r}")
+        raise ConfigurationError(f"{path}: [configure] must be a table, got a {type(table).__name__}")
     _known(table, ARGUMENTS, f"{path}: [configure]")
     return table
 
@@ -159,8 +168,9 @@ def _known(table: Mapping[str, Any], names: tuple[str, ...], where: str) -> None
 
 
 class _Resolver:
-    def __init__(self, arguments: Mapping[str, Any], environ: Mapping[str, str]) -> None:
+    def __init__(self, arguments: Mapping[str, Any], environ: Mapping[str, str], taken: Collection[Signal]) -> None:
         _known(arguments, ARGUMENTS, "configure()")
+        self._taken = taken
         self._arguments = {key: value for key, value in arguments.items() if value is not None}
         self._environ = environ
         named = environ.get("MLOBS_CONFIG", "").strip()
@@ -169,21 +179,26 @@ class _Resolver:
 
     def settings(self) -> Settings:
         backend = self._backend()
-        logs = bool(_checked_bool("logs", self._value("logs", default=False)))
+        named = "logs_endpoint" in self._arguments or "logs_endpoint" in self._file
+        logs = checked_bool("logs", self._value("logs", default=named))
         pipelines = tuple(
-            pipeline for signal in SIGNALS if (pipeline := self._pipeline(signal, backend, logs=logs)) is not None
+            pipeline
+            for signal in SIGNALS
+            if signal not in self._taken and (pipeline := self._pipeline(signal, backend, logs=logs)) is not None
         )
-        ratio = self._value("sampling_ratio")
-        messages = _checked_bool("exception_messages", self._value("exception_messages", default=False))
+        ratio = self._arguments.get("sampling_ratio")
+        if ratio is None and not self._set("OTEL_TRACES_SAMPLER"):  # which the SDK reads itself
+            ratio = self._file.get("sampling_ratio")
+        messages = checked_bool("exception_messages", self._value("exception_messages", default=False))
         return Settings(
             service_name=self._service_name(),
             resource=self._resource(),
             backend=backend,
             pipelines=pipelines,
             logs=logs,
-            sampling_ratio=None if ratio is None else _number("sampling_ratio", ratio, at_least=0.0, at_most=1.0),
+            sampling_ratio=None if ratio is None else number("sampling_ratio", ratio, at_least=0.0, at_most=1.0),
             metric_interval=self._metric_interval(),
-            latency_objective=_positive(
+            latency_objective=positive(
                 "latency_objective", self._value("latency_objective", default=DEFAULT_LATENCY_OBJECTIVE)
             ),
             exception_messages=messages,
@@ -218,9 +233,11 @@ class _Resolver:
     def _service_name(self) -> str | None:
         for source in (
             self._arguments.get("service_name"),
+            _resource_of(self._arguments).get("service.name"),
             self._environ.get("OTEL_SERVICE_NAME", "").strip() or None,
             self._resource_variable().get("service.name"),
             self._file.get("service_name"),
+            _resource_of(self._file).get("service.name"),
         ):
             if source is not None:
                 if not isinstance(source, str) or not source.strip():
@@ -241,24 +258,38 @@ class _Resolver:
     def _backend(self) -> str | None:
         backend = self._value("backend")
         if backend is None:
-            named = any(f"{signal}_endpoint" in self._arguments for signal in SIGNALS)
-            return None if named and "endpoint" not in self._arguments else "collector"
-        if backend not in TAKES:
+            return None if self._names_signals_only() else "collector"
+        if not isinstance(backend, str) or backend not in TAKES:
             near = difflib.get_close_matches(str(backend), TAKES, n=1)
             hint = f"did you mean {near[0]!r}? " if near else ""
             raise ConfigurationError(f"unknown backend {backend!r}: {hint}known are {', '.join(map(repr, TAKES))}")
-        return str(backend)
+        return backend
+
+    def _names_signals_only(self) -> bool:
+        """Whether endpoints are given signal by signal, and none for all."""
+        names = [f"{signal}_endpoint" for signal in SIGNALS]
+        if "endpoint" in self._arguments:
+            return False
+        if any(name in self._arguments for name in names):
+            return True
+        base = self._set("OTEL_EXPORTER_OTLP_ENDPOINT") or "endpoint" in self._file
+        return not base and any(name in self._file for name in names)
+
+    def _set(self, variable: str) -> bool:
+        return bool(self._environ.get(variable, "").strip())
 
     def _pipeline(self, signal: Signal, backend: str | None, *, logs: bool) -> Pipeline | None:
         own = f"{signal}_endpoint"
         variable = f"OTEL_EXPORTER_OTLP_{signal.upper()}_ENDPOINT"
         says_otlp = own in self._arguments or (own in self._file and backend is None)
-        if signal == "logs" and not logs and not says_otlp:
+        if signal == "logs" and not logs:
             return None
         exporter = "" if "backend" in self._arguments or says_otlp else self._exporter_variable(signal)
         if exporter == "none":
             return None
-        given = says_otlp or bool(self._environ.get(variable)) or own in self._file
+        if exporter == "otlp" and backend in ("console", "file", "none"):
+            backend = "collector"  # the file's, and the variable goes before it
+        given = says_otlp or self._set(variable) or own in self._file
         if backend == "none" and not says_otlp:
             return None
         if backend in ("console", "file") and not says_otlp and exporter in ("", backend):
@@ -282,9 +313,9 @@ class _Resolver:
     def _exporter_variable(self, signal: Signal) -> str:
         variable = f"OTEL_{signal.upper()}_EXPORTER"
         exporter = self._environ.get(variable, "").strip().lower()
-        if exporter in ("", "otlp"):
-            return ""
-        if exporter in ("none", "console"):
+        if exporter in ("otlp_proto_http", "otlp_proto_grpc"):
+            return "otlp"
+        if exporter in ("", "otlp", "none", "console"):
             return exporter
         raise ConfigurationError(f"{variable}={exporter!r} is not known here: use otlp, console or none")
 
@@ -300,16 +331,19 @@ class _Resolver:
             raise ConfigurationError(f"path={path!r}: there is no folder {str(folder)!r}")
         if Path(path).is_dir():
             raise ConfigurationError(f"path={path!r} is a folder, a file's name was expected")
+        if not os.access(path if Path(path).exists() else folder, os.W_OK):
+            raise ConfigurationError(f"path={path!r} may not be written by this user")
         return Pipeline(signal, "file", path=path)
 
     def _network(self, signal: Signal, backend: str | None) -> Pipeline:
-        blame, protocol = self._otlp("protocol", signal, PROTOCOLS[0])
+        blame, protocol = self._protocol(signal)
         if protocol not in PROTOCOLS:
             raise ConfigurationError(f"{blame}={protocol!r} is not supported: use {' or '.join(PROTOCOLS)}")
         blame, url = self._url(signal, backend, protocol)
-        _check_url(blame, url)
+        check_url(blame, url, protocol)
         self._note_port(blame, url, protocol)
         blame, compression = self._otlp("compression", signal, "none")
+        compression = compression.lower() if isinstance(compression, str) else compression
         if compression not in COMPRESSIONS:
             raise ConfigurationError(f"{blame}={compression!r}: use {', '.join(COMPRESSIONS)}")
         if compression == "deflate" and protocol == "grpc":
@@ -317,8 +351,7 @@ class _Resolver:
         blame, timeout = self._otlp("timeout", signal, DEFAULT_TIMEOUT)
         files = {name: self._readable(*self._otlp(name, signal)) for name in
                  ("certificate", "client_certificate", "client_key")}  # fmt: skip
-        if files["client_key"] and not files["client_certificate"]:
-            raise ConfigurationError("client_key is given without client_certificate: TLS needs both")
+        check_certificates(files)
         return Pipeline(
             signal,
             "otlp",
@@ -326,28 +359,37 @@ class _Resolver:
             protocol=protocol,
             headers=self._headers(signal),
             compression=compression,
-            timeout=_positive(blame, timeout),
+            timeout=positive(blame, timeout),
             **files,
         )
+
+    def _protocol(self, signal: Signal) -> tuple[str, Any]:
+        blame, protocol = self._otlp("protocol", signal)
+        if protocol is not None:
+            return blame, protocol.lower() if isinstance(protocol, str) else protocol
+        # opentelemetry-instrument's names for the exporter say the protocol, too.
+        variable = f"OTEL_{signal.upper()}_EXPORTER"
+        grpc = self._environ.get(variable, "").strip().lower() == "otlp_proto_grpc"
+        return variable, PROTOCOLS[1] if grpc else PROTOCOLS[0]
 
     def _url(self, signal: Signal, backend: str | None, protocol: str) -> tuple[str, str]:
         own, variable = f"{signal}_endpoint", f"OTEL_EXPORTER_OTLP_{signal.upper()}_ENDPOINT"
         if own in self._arguments:
-            return own, _complete(own, self._arguments[own], signal, protocol)
+            return own, complete(own, self._arguments[own], signal, protocol)
         if "endpoint" in self._arguments:
-            return "endpoint", _complete("endpoint", self._arguments["endpoint"], signal, protocol)
+            return "endpoint", complete("endpoint", self._arguments["endpoint"], signal, protocol)
         if self._environ.get(variable, "").strip():
             return variable, self._environ[variable].strip()  # the specification: as it is
         if self._environ.get("OTEL_EXPORTER_OTLP_ENDPOINT", "").strip():
             name = "OTEL_EXPORTER_OTLP_ENDPOINT"
-            return name, _complete(name, self._environ[name].strip(), signal, protocol)
+            return name, complete(name, self._environ[name].strip(), signal, protocol)
         for name in (own, "endpoint"):
             if name in self._file:
-                return name, _complete(name, self._file[name], signal, protocol)
+                return name, complete(name, self._file[name], signal, protocol)
         if backend == "prometheus":
-            return "endpoint", _complete("endpoint", "http://localhost:9090/api/v1/otlp", signal, protocol)
+            return "endpoint", complete("endpoint", "http://localhost:9090/api/v1/otlp", signal, protocol)
         port = 4317 if protocol == "grpc" else 4318
-        return "endpoint", _complete("endpoint", f"http://localhost:{port}", signal, protocol)
+        return "endpoint", complete("endpoint", f"http://localhost:{port}", signal, protocol)
 
     def _note_port(self, blame: str, url: str, protocol: str) -> None:
         port = urlsplit(url).port
@@ -361,20 +403,15 @@ class _Resolver:
             self._notes.append(note)
 
     def _headers(self, signal: Signal) -> Headers:
-        blame, given = self._otlp("headers", signal, {})
-        if isinstance(given, str):
-            pairs = [pair.partition("=") for pair in given.split(",") if pair.strip()]
-            if any(not key.strip() or not sign for key, sign, _ in pairs):
-                raise ConfigurationError(f"{blame} must read key=value,key=value (its value is not shown)")
-            given = {unquote(key.strip()): unquote(value.strip()) for key, _, value in pairs}
-        if not isinstance(given, Mapping):
-            raise ConfigurationError(f"{blame} must be a mapping of strings, got a {type(given).__name__}")
-        for key, value in given.items():
-            if not isinstance(key, str) or not isinstance(value, str):
-                raise ConfigurationError(f"{blame}: header {key!r} must be a string with a string as its value")
-            if any(sign in key + value for sign in "\r\n"):
-                raise ConfigurationError(f"{blame}: header {key!r} has a line break in it")
-        return Headers({key.lower(): value for key, value in given.items()})
+        """The headers of the file, the variable and the arguments together: the SDK's exporter adds the variable's."""
+        own, common = f"OTEL_EXPORTER_OTLP_{signal.upper()}_HEADERS", "OTEL_EXPORTER_OTLP_HEADERS"
+        variable = own if self._set(own) else common
+        merged = {
+            **headers_of("headers", self._file.get("headers", {})),
+            **headers_of(variable, self._environ.get(variable, "")),
+            **headers_of("headers", self._arguments.get("headers", {})),
+        }
+        return Headers(merged)
 
     def _readable(self, blame: str, path: Any) -> str | None:
         if path is None:
@@ -389,11 +426,11 @@ class _Resolver:
 
     def _metric_interval(self) -> float:
         if "metric_interval" in self._arguments:
-            return _positive("metric_interval", self._arguments["metric_interval"])
+            return positive("metric_interval", self._arguments["metric_interval"])
         variable = "OTEL_METRIC_EXPORT_INTERVAL"
         if self._environ.get(variable, "").strip():
-            return _positive(variable, self._environ[variable]) / 1000.0
-        return _positive("metric_interval", self._file.get("metric_interval", DEFAULT_METRIC_INTERVAL))
+            return positive(variable, self._environ[variable]) / 1000.0
+        return positive("metric_interval", self._file.get("metric_interval", DEFAULT_METRIC_INTERVAL))
 
 
 def _resource_of(source: Mapping[str, Any]) -> dict[str, str]:
@@ -416,55 +453,3 @@ def _resource_of(source: Mapping[str, Any]) -> dict[str, str]:
                 raise ConfigurationError(f"{name} must be a string that is not empty, got {value!r}")
             attributes[key] = value
     return attributes
-
-
-def _complete(blame: str, url: Any, signal: Signal, protocol: str) -> str:
-    """Add the signal's path to a base URL; one that already ends in it stays as it is."""
-    if not isinstance(url, str):
-        raise ConfigurationError(f"{blame} must be a URL, as http://localhost:4318, got {url!r}")
-    base: str = url.strip()
-    if protocol == "grpc":
-        return base
-    base = base.rstrip("/")
-    return base if base.endswith(f"/v1/{signal}") else f"{base}/v1/{signal}"
-
-
-def _check_url(blame: str, url: str) -> None:
-    shown = redacted(url) if "://" in url else url.rpartition("@")[2]
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or "://" not in url:
-        raise ConfigurationError(f"{blame}={shown!r} has no scheme: write http://… or https://…")
-    try:
-        port = parts.port
-    except ValueError:
-        raise ConfigurationError(f"{blame}={shown!r}: the port must be a number from 1 to 65535") from None
-    if not parts.hostname:
-        raise ConfigurationError(f"{blame}={shown!r} names no host")
-    if port == 0:
-        raise ConfigurationError(f"{blame}={shown!r}: the port must be a number from 1 to 65535")
-
-
-def _number(name: str, value: Any, *, at_least: float, at_most: float = float("inf")) -> float:
-    expected = f"a number from {at_least:g}" + ("" if at_most == float("inf") else f" to {at_most:g}")
-    try:
-        if isinstance(value, bool):
-            raise TypeError
-        number = float(value)
-    except (TypeError, ValueError):
-        raise ConfigurationError(f"{name} must be {expected}, got {value!r}") from None
-    if not at_least <= number <= at_most or number == float("inf"):
-        raise ConfigurationError(f"{name} must be {expected}, got {value!r}")
-    return number
-
-
-def _positive(name: str, value: Any) -> float:
-    number = _number(name, value, at_least=0.0)
-    if number == 0.0:
-        raise ConfigurationError(f"{name} must be positive, got {value!r}")
-    return number
-
-
-def _checked_bool(name: str, value: Any) -> bool:
-    if isinstance(value, bool):
-        return value
-    raise ConfigurationError(f"{name} must be true or false, got {value!r}")
