@@ -87,7 +87,8 @@ def complete(blame: str, url: Any, signal: Signal, protocol: str) -> str:
     if protocol == "grpc" or "://" not in base:
         return base
     base, *query = re.split(r"(?=[?#])", base, maxsplit=1)
-    return _SIGNALS_PATH.sub("", base.rstrip("/")) + f"/v1/{signal}" + "".join(query)
+    scheme, _, rest = base.partition("://")
+    return f"{scheme}://{_SIGNALS_PATH.sub('', rest.rstrip('/'))}/v1/{signal}" + "".join(query)
 
 
 def check_url(blame: str, url: str, protocol: str) -> None:

@@ -20,7 +20,7 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from otel_mlobs.telemetry import guard, instruments
 from otel_mlobs.telemetry.outage import reasons
-from otel_mlobs.telemetry.readers import durations_for, has_own_scope, wants_delta, with_durations
+from otel_mlobs.telemetry.readers import durations_for, wants_delta, with_durations
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -188,7 +188,8 @@ class MetricPipeline:
             with self._collecting:
                 data = self._collect()
                 instruments.operation_errors.settle()
-            return data is None or self.exporter.send(data, MetricExportResult.SUCCESS)
+            empty = data is None or not data.resource_metrics
+            return empty or self.exporter.send(data, MetricExportResult.SUCCESS)
         except Exception as error:  # noqa: BLE001 - one collection is lost, the thread goes on
             guard.report("metrics", error)
             return False
@@ -199,9 +200,9 @@ class MetricPipeline:
     def _collect(self) -> MetricsData | None:
         data = self.reader.get_metrics_data()
         durations = instruments.own_durations()
-        if data is None or durations is None or not has_own_scope(data):
+        if durations is None or self._provider is None:
             return data
-        return with_durations(data, durations, delta=self._delta)
+        return with_durations(data, durations, delta=self._delta, resource=self._provider.resource)
 
     def stop(self) -> bool:
         """Send what is left, twice where errors waited for their zero, and stop the exporter."""

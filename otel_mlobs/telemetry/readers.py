@@ -17,8 +17,10 @@ from opentelemetry.sdk.metrics.export import (
     ScopeMetrics,
 )
 from opentelemetry.sdk.metrics.view import DefaultAggregation, ExplicitBucketHistogramAggregation
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 from otel_mlobs import semconv
+from otel_mlobs._version import __version__
 from otel_mlobs.telemetry import instruments
 from otel_mlobs.telemetry.durations import Durations
 
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from opentelemetry.sdk.metrics.export import MetricReader
+    from opentelemetry.sdk.resources import Resource
 
     from otel_mlobs.telemetry.durations import Snapshot
 
@@ -41,6 +44,11 @@ class OwnMeterProvider(MeterProvider):
         super().__init__(metric_readers=[own_reader], **options)
         self._own = own_reader
         self._others: set[int] = set()
+
+    @property
+    def resource(self) -> Resource:
+        """Who sends, as the SDK's own points say it; a child's after a fork."""
+        return self._sdk_config.resource
 
     def replace_own(self, reader: MetricReader) -> None:
         """Collect through ``reader`` from now on, from zero: a forked child's first act."""
@@ -74,42 +82,29 @@ def wants_delta(temporality: Mapping[type, Any] | None) -> bool:
     return (temporality or {}).get(HistogramInstrument) is AggregationTemporality.DELTA
 
 
-def with_durations(data: MetricsData, durations: Durations, *, delta: bool) -> MetricsData:
-    """``data`` with ``mlobs.operation.duration`` as ``durations`` counted it, instead of the SDK's if it is there."""
+def with_durations(data: MetricsData | None, durations: Durations, *, delta: bool, resource: Resource) -> MetricsData:
+    """``data`` with ``mlobs.operation.duration`` as ``durations`` counted it, instead of the SDK's if it is there.
+
+    The SDK may have collected nothing, or nothing of ours: with delta temporality it leaves out what did not change.
+    """
     name = semconv.OPERATION_DURATION.name
     now = time.time_ns()
     points = [_point(taken, now, durations.bounds) for taken in durations.take(delta=delta)]
-    ours: list[Metric] = []
-    if points:
-        temporality = AggregationTemporality.DELTA if delta else AggregationTemporality.CUMULATIVE
-        metric = semconv.OPERATION_DURATION
-        ours.append(Metric(name, metric.description, metric.unit, Histogram(points, temporality)))
-    return MetricsData(
-        [
-            ResourceMetrics(
-                resource.resource,
-                [
-                    ScopeMetrics(
-                        scope.scope,
-                        [*(metric for metric in scope.metrics if metric.name != name), *ours]
-                        if scope.scope.name == instruments.SCOPE
-                        else scope.metrics,
-                        scope.schema_url,
-                    )
-                    for scope in resource.scope_metrics
-                ],
-                resource.schema_url,
-            )
-            for resource in data.resource_metrics
-        ]
-    )
-
-
-def has_own_scope(data: MetricsData) -> bool:
-    """Whether our instruments are among ``data``: the errors counter is, from the first operation on."""
-    return any(
-        scope.scope.name == instruments.SCOPE for resource in data.resource_metrics for scope in resource.scope_metrics
-    )
+    groups = [] if data is None else list(data.resource_metrics)
+    if not points:
+        return MetricsData(groups)
+    temporality = AggregationTemporality.DELTA if delta else AggregationTemporality.CUMULATIVE
+    metric = semconv.OPERATION_DURATION
+    ours = Metric(name, metric.description, metric.unit, Histogram(points, temporality))
+    if not groups:
+        groups = [ResourceMetrics(resource, [], "")]
+    first, *rest = groups  # one provider has one resource
+    others = [scope for scope in first.scope_metrics if scope.scope.name != instruments.SCOPE]
+    own = next((scope for scope in first.scope_metrics if scope.scope.name == instruments.SCOPE), None)
+    kept = [] if own is None else [found for found in own.metrics if found.name != name]
+    scope = own.scope if own else InstrumentationScope(instruments.SCOPE, __version__, semconv.SCHEMA_URL)
+    with_ours = ScopeMetrics(scope, [*kept, ours], semconv.SCHEMA_URL)
+    return MetricsData([ResourceMetrics(first.resource, [*others, with_ours], first.schema_url), *rest])
 
 
 def _point(taken: Snapshot, now: int, bounds: tuple[float, ...]) -> HistogramDataPoint:
