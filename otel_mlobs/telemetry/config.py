@@ -35,6 +35,7 @@ class _State:
     def __init__(self) -> None:
         self.settings: Settings | None = None
         self.signals: list[Signal] = []
+        self.sending: list[PerProcess] = []
         self.metrics: MetricPipeline | None = None
         self.stopped = False
 
@@ -226,7 +227,7 @@ def _build_metrics(pipeline: Pipeline, resolved: Settings, resource: ProcessReso
     from otel_mlobs.telemetry.pipelines import MetricPipeline
     from otel_mlobs.telemetry.readers import OwnMeterProvider
 
-    made = MetricPipeline(_maker(pipeline), _outage(pipeline), resolved.metric_interval)
+    made = MetricPipeline(_per_process(pipeline), resolved.metric_interval)
     provider = OwnMeterProvider(made.reader, resource=resource, shutdown_on_exit=False)
     metrics.set_meter_provider(provider)
     made.start(provider)
@@ -257,10 +258,15 @@ def _build_logs(pipeline: Pipeline | None, resource: ProcessResource, *, sending
     )
 
 
+def _not_while_sending(_: logging.LogRecord) -> bool:
+    """Keep what is logged while telemetry is sent out of the logs that are sent: that would never end."""
+    return not otel_context.get_value(pipelines_suppress_key)
+
+
 def _per_process(pipeline: Pipeline) -> PerProcess:
     from otel_mlobs.telemetry.pipelines import PerProcess
 
-    return PerProcess(_maker(pipeline), _outage(pipeline))
+    return PerProcess(_maker(pipeline), _outage(pipeline), forks_wait=pipeline.protocol == "grpc")
 
 
 def _add_signal(name: str, flush: Callable[[], object], stop: Callable[[], object], sending: PerProcess) -> None:
@@ -272,6 +278,7 @@ def _add_signal(name: str, flush: Callable[[], object], stop: Callable[[], objec
 
         return answer
 
+    _state.sending.append(sending)
     _state.signals.append(Signal(run(flush), run(stop), lambda: sending.is_down, name))
 
 
@@ -330,6 +337,8 @@ def _require_logging_instrumentation() -> None:
 def _before_fork() -> None:
     if _state.metrics is not None:
         _state.metrics.before_fork()
+    for sending in _state.sending:
+        sending.before_fork()
 
 
 def _finish_with_multiprocessing(_: object) -> None:
@@ -337,6 +346,8 @@ def _finish_with_multiprocessing(_: object) -> None:
 
 
 def _after_fork_in_parent() -> None:
+    for sending in _state.sending:
+        sending.after_fork_in_parent()
     if _state.metrics is not None:
         _state.metrics.after_fork_in_parent()
 
@@ -345,6 +356,8 @@ def _after_fork_in_child() -> None:
     """Registered after the SDK's own hooks, so that theirs have run."""
     try:
         instruments.after_fork_in_child()
+        for sending in _state.sending:
+            sending.after_fork_in_child()
         for signal in _state.signals:
             signal.start()
         if _state.metrics is not None:

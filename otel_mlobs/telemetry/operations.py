@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
@@ -59,7 +60,7 @@ class OperationSpec:
         requested: int | None = None,
     ) -> None:
         checked = tuple((key, _checked_label(key, value)) for key, value in labels.items() if value is not None)
-        self._target = target
+        self._target = None if target is None else _encodable(target)
         self._definition_arguments = (operation, checked, requested, _checked_expected(expected), exception_messages)
         self._inputs = _checked_inputs(inputs)
         self._outputs = _checked_callable("outputs", outputs)
@@ -375,10 +376,15 @@ def _picker_of(parameter: inspect.Parameter, index: int) -> InputPicker:
 
 def _checked_label(key: str, value: object) -> str:
     if isinstance(value, str) and value:
-        return value
+        return _encodable(value)
     if isinstance(value, int) and not isinstance(value, bool) and key == semconv.MODEL_VERSION:
         return str(value)
     raise TypeError(f"{key} must be a string that is not empty, got {value!r}")
+
+
+def _encodable(text: str) -> str:
+    """``text`` without lone surrogates, one of which would cost the whole batch of spans when it is sent."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _checked_inputs(inputs: Any) -> Any:
@@ -422,4 +428,6 @@ def _checked_attributes(attributes: Mapping[str, AttributeValue] | None) -> dict
                 f"attributes must map strings to strings, booleans, numbers or sequences of these, "
                 f"got {key!r}: {value!r}"
             )
+        if any(isinstance(item, float) and not math.isfinite(item) for item in items):
+            raise ValueError(f"attributes must be finite, got {key!r}: {value!r}")
     return checked

@@ -34,12 +34,23 @@ if TYPE_CHECKING:
     from otel_mlobs.telemetry.readers import OwnMeterProvider
 
 
-class PerProcess:
-    """An exporter made anew in each process that uses it, whose failures are said by an :class:`Outage`."""
+_FORK_WAITS_S = 1.0
 
-    def __init__(self, make: Callable[[], Any], outage: Outage | None) -> None:
+
+class PerProcess:
+    """An exporter made anew in each process that uses it, whose failures are said by an :class:`Outage`.
+
+    With ``forks_wait`` a fork waits for the end of a send, for a second at most: gRPC aborts or hangs in a child that
+    was forked while another thread was in one of its calls.
+    """
+
+    def __init__(self, make: Callable[[], Any], outage: Outage | None, *, forks_wait: bool = False) -> None:
         self._make = make
         self._outage = outage
+        self._forks_wait = forks_wait
+        self._calling = threading.Lock()
+        self._fork_holds = False
+        self._inherited: Any = None
         self._exporter: Any = None
         self._pid = -1
         self._stopped = False
@@ -53,6 +64,7 @@ class PerProcess:
     def get(self) -> Any:
         """This process's exporter."""
         if self._pid != os.getpid():
+            self._inherited = self._exporter  # kept: to close a parent's connection in a child is not safe
             self._exporter = self._make()
             self._pid = os.getpid()
         return self._exporter
@@ -61,7 +73,8 @@ class PerProcess:
         """Export ``data``; true when the exporter answered ``success``."""
         lines = reasons.start()
         try:
-            taken = self.get().export(data) is success
+            with self._calling:
+                taken = self.get().export(data) is success
         except Exception as error:  # noqa: BLE001 - an exporter that raises is one more outage
             taken = False
             lines.append(f"{type(error).__name__}: {error}")
@@ -85,6 +98,23 @@ class PerProcess:
                 self._exporter.shutdown()
             finally:
                 reasons.stop()
+
+
+    def before_fork(self) -> None:
+        """Wait for the end of a send, if a fork must not fall into one."""
+        if self._forks_wait:
+            self._fork_holds = self._calling.acquire(timeout=_FORK_WAITS_S)
+
+    def after_fork_in_parent(self) -> None:
+        """Go on."""
+        if self._fork_holds:
+            self._fork_holds = False
+            self._calling.release()
+
+    def after_fork_in_child(self) -> None:
+        """Go on with a lock that nobody holds."""
+        self._fork_holds = False
+        self._calling = threading.Lock()
 
 
 class Spans(SpanExporter):
@@ -145,8 +175,8 @@ class MetricPipeline:
     a lock of the SDK that a collecting thread held. The child gets a new reader, whose sums start at zero.
     """
 
-    def __init__(self, make: Callable[[], MetricExporter], outage: Outage | None, interval: float) -> None:
-        self.exporter = PerProcess(make, outage)
+    def __init__(self, exporter: PerProcess, interval: float) -> None:
+        self.exporter = exporter
         self._interval = interval
         self._provider: OwnMeterProvider | None = None
         wants = self.exporter.get()

@@ -70,23 +70,23 @@ def scores_of_items(value: object) -> Summary | None:
         return _item_scores(value)
     if isinstance(value, dict):
         return _summary_of_list(list(value.values())) if _is_float(next(iter(value.values()), None)) else None
+    if not isinstance(getattr(value, "shape", None), tuple):
+        return None  # a lazy frame would have to look its columns up
     if hasattr(value, "columns") or hasattr(value, "column_names"):
         frame: Any = value
         names: Any = frame.column_names if hasattr(value, "column_names") else frame.columns
         return _summary(frame["score"]) if "score" in list(names) else None
-    if "float" in str(getattr(value, "dtype", "")):
-        return _summary(value)
-    return None
+    return _summary(value) if "float" in _kind(value) else None
 
 
 def _item_scores(items: Sequence[Any]) -> Summary | None:
     first = items[0] if items else None
-    if isinstance(first, float):
+    if _is_float(first):
         return _summary_of_list(items)
     if isinstance(first, (tuple, list)):
         return _summary_of_list([item[1] for item in items]) if len(first) == 2 and _is_float(first[1]) else None
     if isinstance(first, Mapping) and _is_float(first.get("score")):
-        return _summary_of_list([item["score"] for item in items])
+        return _summary_of_list([item.get("score") for item in items])
     return None
 
 
@@ -102,24 +102,41 @@ def predictions(value: object) -> Summary | str | None:
         return Summary(number, number, number, 0.0) if math.isfinite(number) else None
     if isinstance(value, (list, tuple)):
         return _predictions_of_list(value)
-    if "bool" in str(getattr(value, "dtype", "")) or _is_text(value):
-        flat = value.tolist() if hasattr(value, "tolist") else list(value)  # type: ignore[call-overload]
-        return str(flat[0]) if isinstance(flat, list) and len(flat) == 1 else None
     shape = getattr(value, "shape", None)
-    if isinstance(shape, tuple) and len(shape) > 2:
+    if not (shape is not None or hasattr(value, "to_numpy")) or not _on_cpu(value):
         return None
-    return _summary(value) if shape is not None or hasattr(value, "to_numpy") else None
+    kind = _kind(value)
+    if "bool" in kind or _is_text(kind, value):
+        return _class_of(value)
+    if kind.startswith(_NO_SCORES) or (shape is not None and len(shape) > 2):
+        return None
+    return _summary(value)
+
+
+def _class_of(value: Any) -> str | None:
+    """The class of one row; a batch has many."""
+    size = _size(value)
+    if size != 1:
+        return None
+    found = value.tolist() if hasattr(value, "tolist") else list(value)
+    while isinstance(found, list) and len(found) == 1:
+        found = found[0]
+    return None if isinstance(found, list) or found is None else str(found)
 
 
 def _predictions_of_list(value: Sequence[Any]) -> Summary | str | None:
     first = value[0] if value else None
     if isinstance(first, (str, bool)):
         return str(first) if len(value) == 1 else None
+    if isinstance(first, (int, float)):
+        return _summary_of_list(value)
     if isinstance(first, (list, tuple)):
         if len(first) == 1:
             return _summary_of_list([row[0] for row in value])
         return _summary_of_list([row[1] for row in value]) if len(first) == 2 else None
-    return _summary_of_list(value) if _is_number(first) else None
+    if len(getattr(first, "shape", ())) == 1:  # a list of arrays, one a row
+        return _summary_of_list([row.tolist()[-1] for row in value]) if 1 <= len(first) <= 2 else None
+    return _summary_of_list(value) if _is_number(first) or is_missing(first) else None
 
 
 def features(value: object) -> tuple[int, int] | None:
@@ -127,7 +144,7 @@ def features(value: object) -> tuple[int, int] | None:
     if value is None:
         return 0, 0
     if isinstance(value, Mapping):
-        if value and all(isinstance(inner, Mapping) or inner is None for inner in value.values()):
+        if any(isinstance(inner, Mapping) for inner in value.values()):  # by entity
             return _added(features(inner) for inner in value.values())
         missing = sum(1 for inner in value.values() if is_missing(inner))
         return len(value) - missing, missing
@@ -181,21 +198,41 @@ def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) or hasattr(value, "__float__")
 
 
-def _is_text(value: object) -> bool:
-    kind = str(getattr(value, "dtype", ""))
-    return kind.startswith(("<U", "|S", "str", "String")) or (kind == "object" and _first_is_text(value))
+_TEXT = ("<u", ">u", "|s", "str", "large_str", "utf8", "categor", "enum", "dictionary")
+_NO_SCORES = ("date", "time", "duration", "complex", "list", "struct", "month", "day_time")
+
+
+def _kind(value: object) -> str:
+    """The type of the elements as numpy, torch, pandas and polars (``dtype``) or Arrow (``type``) write it."""
+    kind = getattr(value, "dtype", None)
+    return str(getattr(value, "type", "") if kind is None else kind).lower()
+
+
+def _is_text(kind: str, value: object) -> bool:
+    return kind.startswith(_TEXT) or (kind == "object" and _first_is_text(value))
 
 
 def _first_is_text(value: Any) -> bool:
-    for first in value:
+    for first in value.flat if hasattr(value, "flat") else value:
         return isinstance(first, str)
     return False
 
 
+def _size(value: Any) -> int:
+    """How many rows: 1 for a scalar of numpy or a tensor without dimensions."""
+    shape = getattr(value, "shape", None)
+    if shape is None:
+        return len(value)
+    return int(shape[0]) if len(shape) else 1
+
+
 def _on_cpu(value: Any) -> bool:
     device = getattr(value, "device", None)
-    kind = getattr(device, "type", device)
-    return kind is None or str(kind) == "cpu"
+    if device is None:
+        return True
+    # torch says type, JAX platform; numpy and TensorFlow ("/…/device:CPU:0") give text.
+    kind = str(getattr(device, "platform", None) or getattr(device, "type", None) or device).lower()
+    return kind == "cpu" or "device:cpu" in kind
 
 
 def _summary(value: Any) -> Summary | None:
@@ -206,24 +243,45 @@ def _summary(value: Any) -> Summary | None:
         value = value.detach()
     shape = getattr(value, "shape", None)
     if shape is not None and len(shape) == 2:
-        if shape[1] > 2:
+        if not 1 <= shape[1] <= 2:
             return None
-        if not hasattr(value, "tolist"):
-            value = value.to_numpy()
-        value = value[:, -1]
-    size = math.prod(shape[:1]) if shape else 1
+        value = _last_column(value, shape[1] - 1)
+    size = _size(value)
+    if not size:
+        return None
     if size <= _SMALL and hasattr(value, "tolist"):
         listed = value.tolist()
         return _summary_of_list(listed if isinstance(listed, list) else [listed])
-    if hasattr(value, "to_numpy"):
-        value = value.to_numpy()
-    elif hasattr(value, "numpy"):
-        value = value.numpy()
     return _summary_of_array(value)
 
 
-def _summary_of_list(numbers: Iterable[Any]) -> Summary | None:
-    values = [float(number) for number in numbers if number is not None]
+def _last_column(value: Any, index: int) -> Any:
+    if hasattr(value, "iloc"):  # pandas
+        return value.iloc[:, index]
+    if hasattr(value, "itercolumns"):  # Arrow
+        return value.column(index)
+    return value[:, index]
+
+
+def _summary_of_list(numbers: Sequence[Any]) -> Summary | None:
+    try:
+        values = [float(number) for number in numbers if number is not None]
+    except TypeError:  # pandas' missing marker is among them, or they are no numbers
+        try:
+            values = [float(number) for number in numbers if not is_missing(number)]
+        except (TypeError, ValueError, OverflowError):
+            return None
+    except (ValueError, OverflowError):
+        return None
+    if len(values) > _SMALL and "numpy" in sys.modules:
+        return _summary_of_array(values)
+    try:
+        return _summary_of_floats(values)
+    except OverflowError:
+        return None
+
+
+def _summary_of_floats(values: list[float]) -> Summary | None:
     total = math.fsum(values) if all(map(math.isfinite, values)) else math.nan
     if total != total:  # noqa: PLR0124 - a NaN or an infinity is among them: the rest still says something
         values = [number for number in values if math.isfinite(number)]
@@ -241,11 +299,17 @@ def _summary_of_array(values: Any) -> Summary | None:
     numpy = sys.modules.get("numpy")
     if numpy is None:
         return _summary_of_list(values)
-    values = numpy.asarray(values, dtype="float64")
-    mean = float(values.mean())
-    if not math.isfinite(mean):
-        values = values[numpy.isfinite(values)]
-        if not values.size:
-            return None
-        mean = float(values.mean())
-    return Summary(float(values.min()), mean, float(values.max()), float(values.std()))
+    if isinstance(values, numpy.ma.MaskedArray):
+        values = values.compressed()
+    try:
+        array = numpy.asarray(values, dtype="float64")
+    except (TypeError, ValueError):  # missing markers, or a number format that numpy does not have
+        return _summary_of_list(values.tolist()) if hasattr(values, "tolist") else None
+    with numpy.errstate(all="ignore"):  # a warning of ours must not show in the application
+        mean = float(array.mean()) if array.size else math.nan
+        if not math.isfinite(mean):
+            array = array[numpy.isfinite(array)]
+            if not array.size:
+                return None
+            mean = float(array.mean())
+        return Summary(float(array.min()), mean, float(array.max()), float(array.std()))

@@ -7,6 +7,7 @@ what can be known at decoration waits in a :class:`~otel_mlobs.telemetry.kinds.D
 
 from __future__ import annotations
 
+import math
 from time import perf_counter, time_ns
 from typing import TYPE_CHECKING, Any
 
@@ -93,10 +94,14 @@ class Operation:
         return self._recorded is error
 
     def set_attribute(self, key: str, value: AttributeValue) -> None:
-        """Set one attribute of the span: a string, boolean, integer, float, or a sequence of one of these."""
+        """Set one attribute of the span: a string, boolean, integer, float, or a sequence of one of these.
+
+        A numpy scalar becomes the Python one. NaN and infinities are written as text: as numbers they make Jaeger
+        fail every search that finds the span.
+        """
         if self._recording:
             try:
-                self._span.set_attribute(key, value)
+                self._span.set_attribute(key, _plain(value))
             except Exception as error:  # noqa: BLE001 - a foreign span must not break the caller
                 guard.report("set_attribute", error)
 
@@ -243,6 +248,16 @@ def finish(
     # that starts its own successor would keep all those before it.
     operation._context = _EMPTY
     operation._recorded = operation._parent = None
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else str(float(value))
+    if isinstance(value, (str, bool, int)):
+        return value
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return _plain(value.tolist()) if hasattr(value, "tolist") else value
 
 
 def _set(span: Span, attributes: Attributes) -> None:
