@@ -348,7 +348,7 @@ def run(script: str, *, env: Mapping[str, str] | None = None, command: tuple[str
         env={**CLEAN, **(env or {})},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=60,
         check=False,
         cwd=Path(__file__).parent.parent,
     )

@@ -11,6 +11,7 @@ import pytest
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import AggregationTemporality, InMemoryMetricReader
 from opentelemetry.sdk.metrics.view import ExplicitBucketHistogramAggregation, ExponentialBucketHistogramAggregation
+from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.trace import INVALID_SPAN, Span, set_span_in_context
@@ -55,7 +56,7 @@ def test_the_same_points_as_the_sdk(delta: bool) -> None:
         data = reader.get_metrics_data()
         assert data is not None
         theirs = _points(data)
-        ours = _points(readers.with_durations(data, durations, delta=delta))
+        ours = _points(readers.with_durations(data, durations, delta=delta, resource=Resource.get_empty()))
         assert [_comparable(point) for point in ours] == [_comparable(point) for point in theirs]
         assert ours[0].start_time_unix_nano <= ours[0].time_unix_nano
 

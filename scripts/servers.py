@@ -1,0 +1,192 @@
+"""Builds the real servers that the integration tests talk to, and says where they are.
+
+    python scripts/servers.py build jaeger prometheus
+    python scripts/servers.py path jaeger
+    python scripts/servers.py list
+
+Each server is built from its released Go module, as a tool dependency of a module made for it, into a folder of its own
+under ``$MLOBS_SERVERS`` (unless set: ``otel-mlobs/servers`` in the user's cache folder). The folder's name holds the
+version and a hash of the recipe, so a changed recipe is built anew and an unchanged one is found again.
+
+Any Go from 1.16 on will do: one that is older than a server needs fetches the compiler it lacks from the module proxy.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+TOOLCHAIN = "1.26.0"
+NO_GO = (
+    "Go was not found; it builds the servers. Install it from https://go.dev/dl/, or on Debian and Ubuntu with "
+    "`apt-get install golang-go`, then run this command again."
+)
+
+
+@dataclass(frozen=True)
+class Server:
+    """How one server is built: its module and version, its programs, and what the module itself needs to build."""
+
+    module: str
+    version: str
+    go: str
+    programs: dict[str, str]
+    replace: str
+    tags: str = ""
+
+
+SERVERS = {
+    "jaeger": Server(
+        module="github.com/jaegertracing/jaeger",
+        version="v1.76.0",
+        go="1.25.4",
+        programs={"jaeger": "cmd/jaeger"},
+        replace="github.com/Shopify/sarama => github.com/Shopify/sarama v1.33.0",
+    ),
+    "prometheus": Server(
+        module="github.com/prometheus/prometheus",
+        version="v0.313.5",
+        go="1.26.0",
+        programs={"prometheus": "cmd/prometheus", "promtool": "cmd/promtool"},
+        replace="cloud.google.com/go => cloud.google.com/go v0.123.0",
+        tags="remove_all_sd",  # the service discoveries are half of the program, and unused here
+    ),
+}
+PROGRAMS = {program: server for server, recipe in SERVERS.items() for program in recipe.programs}
+
+
+class BuildError(RuntimeError):
+    """A server could not be built; the message says what to do."""
+
+
+def folder(server: str) -> Path:
+    """The folder that holds, or will hold, the server's programs."""
+    recipe = SERVERS[server]
+    digest = hashlib.sha256(json.dumps(asdict(recipe), sort_keys=True).encode()).hexdigest()[:12]
+    given = os.environ.get("MLOBS_SERVERS")
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    root = Path(given) if given else cache / "otel-mlobs" / "servers"
+    return root.absolute() / f"{server}-{recipe.version}-{digest}"
+
+
+def find(program: str) -> Path | None:
+    """The built program's path, or None where it has not been built."""
+    path = folder(PROGRAMS[program]) / program
+    return path if path.exists() else None
+
+
+def build(server: str) -> Path:
+    """Builds a server unless it is there already, and returns its folder, which is complete or does not exist."""
+    target = folder(server)
+    if target.exists():
+        print(f"{server}: already built, {target}", file=sys.stderr)
+        return target
+    recipe = SERVERS[server]
+    go = _go(recipe.go)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    print(f"{server} {recipe.version}: building with {go}; this takes some minutes", file=sys.stderr)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{server}-") as scratch:
+        work, made = Path(scratch, "module"), Path(scratch, "made")
+        work.mkdir()
+        packages = {program: f"{recipe.module}/{package}" for program, package in recipe.programs.items()}
+        (work / "go.mod").write_text(
+            f"module otel-mlobs-servers/{server}\n\ngo {recipe.go}\n\n"
+            + "".join(f"tool {package}\n" for package in packages.values())
+            + f"\nrequire {recipe.module} {recipe.version}\n\nreplace {recipe.replace}\n"
+        )
+        # The checksum database does not answer for every module of such a tree, the server's own go.sum does.
+        shutil.copyfile(_download(go, f"{recipe.module}@{recipe.version}") / "go.sum", work / "go.sum")
+        (work / "go.sum").chmod(0o644)
+        for program, package in packages.items():
+            command = [go, "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", f"-tags={recipe.tags}"]
+            _run([*command, "-o", str(made / program), package], cwd=work)
+        try:
+            made.rename(target)
+        except OSError:
+            if not target.exists():  # otherwise another process has built the same in the meantime
+                raise
+    print(f"{server}: built, {target}", file=sys.stderr)
+    return target
+
+
+def _go(needed: str) -> str:
+    """A Go command of at least the version ``needed``: the installed one, or the compiler that it fetches."""
+    go = shutil.which("go") or shutil.which("go", path="/usr/local/go/bin:/usr/lib/go/bin")
+    if go is None:
+        raise BuildError(NO_GO)
+    said = _run([go, "version"], capture=True)
+    found = re.search(r"go(\d+)\.(\d+)(?:\.(\d+))?", said)
+    if found is None:
+        raise BuildError(f"{go} says {said.strip()!r}, not a Go version; put another Go first on the PATH.")
+    if tuple(int(part or 0) for part in found.groups()) >= tuple(map(int, needed.split("."))):
+        return go
+    # Go 1.21 and later could switch by themselves (GOTOOLCHAIN); Debian 12 has 1.19, which cannot.
+    print(f"{found.group()} is older than {needed}: fetching the Go {TOOLCHAIN} compiler", file=sys.stderr)
+    goos, goarch = _run([go, "env", "GOOS", "GOARCH"], capture=True).split()
+    root = _download(go, f"golang.org/toolchain@v0.0.1-go{TOOLCHAIN}.{goos}-{goarch}")
+    for tool in (*root.glob("bin/*"), *root.glob("pkg/tool/*/*")):
+        tool.chmod(0o755)  # modules carry no execute bits
+    return str(root / "bin" / "go")
+
+
+def _download(go: str, module: str) -> Path:
+    """The folder of a module in Go's module cache, fetched where it is not there."""
+    with tempfile.TemporaryDirectory() as outside:  # of any module, whose go.mod would have a say
+        answer: dict[str, Any] = json.loads(_run([go, "mod", "download", "-json", module], cwd=outside, capture=True))
+    return Path(answer["Dir"])
+
+
+def _run(command: list[str], cwd: str | Path | None = None, *, capture: bool = False) -> str:
+    environment = {**os.environ, "GOFLAGS": "-mod=mod", "GOTOOLCHAIN": "local", "GOWORK": "off"}
+    environment.pop("GOROOT", None)  # the installed compiler's, which the fetched one must not take for its own
+    done = subprocess.run(
+        command, cwd=cwd, env=environment, stdout=subprocess.PIPE if capture else sys.stderr, text=True, check=False
+    )
+    if done.returncode != 0:
+        said = f": {done.stdout.strip()}" if done.stdout else "; see what it printed above"
+        raise BuildError(f"`{' '.join(command)}` failed with exit status {done.returncode}{said}")
+    return done.stdout or ""
+
+
+def main() -> int:
+    """Runs the command line."""
+    parser = argparse.ArgumentParser(description="Builds the servers that the integration tests talk to.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    builder = commands.add_parser("build", help="build servers that are not built yet")
+    builder.add_argument("servers", nargs="+", choices=sorted(SERVERS))
+    pather = commands.add_parser("path", help="print the path of a built program")
+    pather.add_argument("program", choices=sorted(PROGRAMS))
+    commands.add_parser("list", help="print every program, its version and its path")
+    arguments = parser.parse_args()
+    if arguments.command == "build":
+        try:
+            for server in arguments.servers:
+                build(server)
+        except BuildError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 1
+    elif arguments.command == "path":
+        path = find(arguments.program)
+        if path is None:
+            server = PROGRAMS[arguments.program]
+            print(f"error: not built yet; run `python scripts/servers.py build {server}`", file=sys.stderr)
+            return 1
+        print(path)
+    else:
+        for program, server in PROGRAMS.items():
+            print(f"{program}\t{SERVERS[server].version}\t{find(program) or 'not built'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,59 @@
+"""What every test runs under: our own errors are raised, and nothing is left behind for the next test."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import pytest
+from opentelemetry import context as otel_context
+
+from otel_mlobs import testing
+from otel_mlobs.telemetry import guard, hooks
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+class _Errors(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.messages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.messages.append(record.getMessage())
+
+
+@pytest.fixture(autouse=True)
+def _strict_and_clean() -> Iterator[None]:
+    """Raise our own errors; afterwards no context is attached, and no hook that the test added is left."""
+    before = otel_context.get_current()
+    added_before = hooks.registered
+    with testing.strict():
+        yield
+    for hook in hooks.registered:
+        if hook not in added_before:
+            hooks.remove_hook(hook)
+    guard._last_logged.clear()
+    after = otel_context.get_current()
+    otel_context.attach(before)
+    assert after is before, f"the test left a context attached: {after!r}"
+
+
+@pytest.fixture
+def lenient() -> None:
+    """As in production: our own errors are counted and logged, not raised."""
+    guard.set_strict(False)
+
+
+@pytest.fixture
+def quiet_opentelemetry() -> Iterator[None]:
+    """Fail where OpenTelemetry logs an error, as it does when a context is detached where it was not attached."""
+    handler = _Errors()
+    logger = logging.getLogger("opentelemetry")
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+    assert handler.messages == []

@@ -1,0 +1,59 @@
+"""The names: consistent, documented, and in OpenTelemetry's own words where there are any."""
+
+from __future__ import annotations
+
+import re
+import typing
+
+from opentelemetry.semconv.attributes import error_attributes, exception_attributes
+
+from otel_mlobs import semconv
+
+
+def test_names_are_namespaced_and_unique() -> None:
+    """Every attribute and metric is ours under ``mlobs.``, or one of OpenTelemetry's."""
+    keys = {attribute.key for span in semconv.SPANS for attribute in span.attributes}
+    keys |= {attribute.key for attribute in semconv.COMMON_ATTRIBUTES}
+    assert error_attributes.ERROR_TYPE in keys
+    for key in keys - {error_attributes.ERROR_TYPE}:
+        assert re.fullmatch(r"mlobs(\.[a-z][a-z_]*)+", key), key
+    names = [metric.name for metric in semconv.METRICS]
+    assert len(set(names)) == len(names)
+    assert all(re.fullmatch(r"mlobs(\.[a-z][a-z_]*)+", name) for name in names)
+
+
+def test_no_name_is_the_beginning_of_another() -> None:
+    """OpenTelemetry forbids a key that is also a namespace: ``a.b`` beside ``a.b.c``."""
+    keys = {attribute.key for span in semconv.SPANS for attribute in span.attributes}
+    for key in keys:
+        assert not any(other.startswith(f"{key}.") for other in keys), key
+
+
+def test_the_exceptions_names_are_opentelemetrys() -> None:
+    """They are written out here and must not drift from the conventions."""
+    assert semconv.EXCEPTION_TYPE == exception_attributes.EXCEPTION_TYPE
+    assert semconv.EXCEPTION_MESSAGE == exception_attributes.EXCEPTION_MESSAGE
+    assert semconv.EXCEPTION_STACKTRACE == exception_attributes.EXCEPTION_STACKTRACE
+
+
+def test_everything_is_described_with_an_example_of_its_type() -> None:
+    """The documentation is made from these tables."""
+    types = {"string": str, "int": int, "double": float, "boolean": lambda text: {"true": True, "false": False}[text]}
+    attributes = [attribute for span in semconv.SPANS for attribute in span.attributes]
+    for attribute in (*attributes, *semconv.COMMON_ATTRIBUTES):
+        assert attribute.type in typing.get_args(semconv.AttributeType)
+        assert attribute.description.endswith(".")
+        types[attribute.type](attribute.example)
+    for metric in semconv.METRICS:
+        assert metric.description.endswith(".")
+        assert metric.unit
+
+
+def test_labels_are_bounded() -> None:
+    """No metric is labelled with anything that grows with traffic: no ids, no counts, no scores."""
+    allowed = {
+        "mlobs.operation.name", "mlobs.model.name", "mlobs.model.version", "mlobs.feature_view.name",
+        "mlobs.feature_store.name", "mlobs.candidate.source", "error.type", "mlobs.internal.component",
+    }  # fmt: skip
+    assert {attribute.key for metric in semconv.METRICS for attribute in metric.attributes} == allowed
+    assert "error.type" not in {attribute.key for attribute in semconv.OPERATION_ERRORS.attributes}
