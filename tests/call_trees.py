@@ -79,7 +79,7 @@ def raise_ending(node: Node, path: str) -> None:
         raise NotFound(path)
     if node.ending == "KeyError":
         try:
-            {}[path]  # noqa: B018
+            {}[path]
         except KeyError as error:
             raise RuntimeError(path) from error
     if node.ending == "MemoryError":

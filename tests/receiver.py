@@ -184,7 +184,7 @@ class Receiver(Store):
     """OTLP over HTTP on a free port, for a ``with`` block.
 
     ``answer`` is a status, or ``"hang"`` (reads the request and never answers) or ``"close"`` (hangs up); a mapping
-    gives one for each path. Only what is answered with 200 is kept.
+    gives one for each path. Only what is answered with 200 is kept. A request to ``/answer`` makes it answer 200.
     """
 
     def __init__(
@@ -239,6 +239,8 @@ class Receiver(Store):
 
     def _serve(self, handler: BaseHTTPRequestHandler) -> None:
         body = handler.rfile.read(int(handler.headers.get("content-length", "0")))
+        if handler.path == "/answer":
+            self.answer = 200
         answer = self.answer if not isinstance(self.answer, Mapping) else self.answer.get(handler.path, 200)
         if answer != 200:
             self.refuse()
@@ -249,7 +251,7 @@ class Receiver(Store):
             return
         signal = handler.path.partition("?")[0].rpartition("/")[2]
         reply = b""
-        if answer == 200:
+        if answer == 200 and signal in _KINDS:
             encoding = handler.headers.get("content-encoding", "")
             body = gzip.decompress(body) if encoding == "gzip" else body
             body = zlib.decompress(body) if encoding == "deflate" else body

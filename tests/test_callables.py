@@ -33,15 +33,18 @@ pytestmark = pytest.mark.usefixtures("quiet_opentelemetry")
 
 
 def current_span_id() -> int:
+    """The id of the span that is current, 0 where none is."""
     return trace.get_current_span().get_span_context().span_id
 
 
 def nothing_is_current() -> bool:
+    """Whether neither a span nor an operation is current."""
     return current_span_id() == 0 and mlobs.current_operation() is IDLE
 
 
 @mlobs.operation("count")
 def counting(n: int) -> Generator[int, Any, str]:
+    """Yield numbers and return a word."""
     for i in range(n):
         assert mlobs.current_operation().name == "count"
         yield i
@@ -50,6 +53,7 @@ def counting(n: int) -> Generator[int, Any, str]:
 
 @mlobs.operation("echo")
 def echoing() -> Generator[Any, Any, str]:
+    """Answer how much was sent or thrown in, until told to stop."""
     received: list[Any] = []
     while True:
         try:
@@ -66,10 +70,12 @@ def echoing() -> Generator[Any, Any, str]:
 
 
 def bare(f: Any) -> Any:
+    """The decorator without parentheses."""
     return mlobs.ranking(f)
 
 
 def with_arguments(f: Any) -> Any:
+    """The decorator with arguments."""
     return mlobs.ranking(model="ltr", version=7)(f)
 
 
@@ -244,7 +250,7 @@ def test_classes_and_other_things_are_refused() -> None:
 
 
 def test_decorated_functions_pickle_and_deep_copy(mlobs_telemetry: Telemetry) -> None:
-    """pickle finds a decorated function by name, deepcopy returns it, and both still trace."""
+    """Pickle finds a decorated function by name, deepcopy returns it, and both still trace."""
     assert pickle.loads(pickle.dumps(score)) is score
     assert copy.deepcopy(score) is score
     assert pickle.loads(pickle.dumps(score))([[1.0, 2.0]]) == [3.0]
@@ -262,7 +268,7 @@ def test_instances_with_decorated_methods_pickle_and_deep_copy(mlobs_telemetry: 
 
 
 def test_joblib_hashes_and_persists_decorated_callables(tmp_path: Any) -> None:
-    """joblib dumps and loads an instance and hashes a decorated function the same each time."""
+    """Joblib dumps and loads an instance and hashes a decorated function the same each time."""
     joblib.dump([Model(2.0), score], tmp_path / "model.joblib")
     model, function = joblib.load(tmp_path / "model.joblib")
     assert model.score([1.0]) == [2.0]
@@ -381,7 +387,7 @@ def test_stop_iteration_in_each_kind_is_what_python_makes_of_it(mlobs_telemetry:
     @mlobs.operation("g")
     def generator() -> Any:
         yield 1
-        raise StopIteration(1)
+        raise StopIteration(1)  # noqa: PLR1708 - what is tested
 
     with pytest.raises(StopIteration):
         function()
@@ -553,6 +559,7 @@ def test_the_items_of_a_generator_are_counted(mlobs_telemetry: Telemetry) -> Non
 
 @mlobs.operation("stream")
 async def streaming() -> AsyncGenerator[Any, Any]:
+    """As ``echoing``, asynchronous, five times."""
     received: list[Any] = []
     for _ in range(5):
         assert mlobs.current_operation().name == "stream"

@@ -53,6 +53,7 @@ def fail(error: BaseException, **options: Any) -> Any:
 
 
 def told(telemetry: Telemetry) -> tuple[object, StatusCode, list[str]]:
+    """Error type, status and events of the only span."""
     (span,) = telemetry.spans
     return (
         (span.attributes or {}).get("error.type"),
@@ -291,6 +292,7 @@ def test_messages_on_request(mlobs_telemetry: Telemetry) -> None:
 
 @pytest.fixture
 def messages_everywhere() -> Iterator[None]:
+    """Record messages, as ``configure(exception_messages=True)`` does."""
     running.record_exception_messages(True)
     yield
     running.record_exception_messages(False)
@@ -316,6 +318,7 @@ def test_an_error_whose_text_raises_is_recorded_with_messages_on(mlobs_telemetry
 
 
 def raised(error: BaseException) -> BaseException:
+    """``error`` with a traceback."""
     try:
         raise error
     except BaseException as caught:
@@ -334,7 +337,8 @@ def test_with_messages_the_stacktrace_is_pythons_own() -> None:
                 raise TypeError("third")  # noqa: B904 - the implicit chain is what is tested
     except TypeError as error:
         expected = "".join(traceback.format_exception(type(error), error, error.__traceback__))
-        assert failures.stacktrace(error, with_message=True) == expected
+        found = failures.stacktrace(error, with_message=True)
+    assert found == expected
 
 
 def test_a_suppressed_context_is_left_out() -> None:
@@ -345,7 +349,8 @@ def test_a_suppressed_context_is_left_out() -> None:
         except KeyError:
             raise ValueError from None
     except ValueError as error:
-        assert "KeyError" not in failures.stacktrace(error, with_message=False)
+        found = failures.stacktrace(error, with_message=False)
+    assert "KeyError" not in found
 
 
 def test_chains_that_loop_or_are_long_end() -> None:

@@ -48,11 +48,11 @@ def in_child(work):
             code = 0 if mlobs.shutdown() else 8
         finally:
             os._exit(code)
-    assert os.waitpid(pid, 0)[1] == 0
+    assert (status := os.waitpid(pid, 0)[1]) == 0, status
 
 mlobs.configure("svc", endpoint=os.environ["TO"], protocol=os.environ.get("PROTOCOL"), instance_id="me",
                 metric_interval=0.005)
-threads = [threading.Thread(target=busy, args=(index,)) for index in range(2)]
+threads = [threading.Thread(target=busy, args=(index,), daemon=True) for index in range(2)]
 for thread in threads:
     thread.start()
 for _ in range(6):

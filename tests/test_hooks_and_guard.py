@@ -17,7 +17,7 @@ import otel_mlobs as mlobs
 from otel_mlobs.telemetry import guard, hooks, instruments
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from otel_mlobs.testing import Telemetry
 
@@ -46,16 +46,17 @@ class Recording:
 
 
 @pytest.fixture
-def breaking(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]:
+def breaking(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     """Give the library's spans to something that raises."""
 
     def replace(start_span: Any) -> None:
         monkeypatch.setattr(instruments, "start_span", start_span)
 
-    yield replace
+    return replace
 
 
 def internal_errors(telemetry: Telemetry, component: str) -> int:
+    """How often the guard caught something of ``component``."""
     point = telemetry.point("mlobs.internal.errors", mlobs__internal__component=component)
     return point.value  # type: ignore[no-any-return]
 
@@ -159,9 +160,7 @@ def test_a_logging_handler_that_raises_does_not_reach_the_caller(mlobs_telemetry
 
 
 @pytest.mark.usefixtures("lenient")
-def test_a_span_that_cannot_start_costs_only_the_span(
-    mlobs_telemetry: Telemetry, breaking: Callable[..., Any]
-) -> None:
+def test_a_span_that_cannot_start_costs_only_the_span(mlobs_telemetry: Telemetry, breaking: Callable[..., Any]) -> None:
     """Every kind of call, and ``with``, runs as if undecorated; nothing is attached."""
 
     def no_span(*_: object, **__: object) -> Any:
@@ -221,7 +220,7 @@ def test_a_span_that_cannot_be_written_or_ended_costs_only_itself(
     breaking(lambda *_, **__: BrokenSpan(trace.INVALID_SPAN_CONTEXT))
     assert mlobs.prediction(model="unwritable")(lambda x: 0.5)(1) == 0.5
     error = KeyError("k")
-    with pytest.raises(KeyError) as raised, mlobs.prediction(model="unwritable") as op:
+    with pytest.raises(KeyError) as raised, mlobs.prediction(model="unwritable") as op:  # noqa: PT012
         op.set_attribute("a", 1)
         op.record(outputs=[0.5])
         raise error

@@ -33,11 +33,13 @@ def typed(span: ReadableSpan) -> dict[str, tuple[str, object]]:
 
 
 def only(telemetry: Telemetry) -> ReadableSpan:
+    """The only span."""
     (span,) = telemetry.spans
     return span
 
 
 def whole(span: ReadableSpan) -> dict[str, object]:
+    """All of a span that does not differ from run to run."""
     return {
         "name": span.name,
         "kind": span.kind,
@@ -52,6 +54,7 @@ def whole(span: ReadableSpan) -> dict[str, object]:
 
 
 def expected_span(name: str, attributes: dict[str, tuple[str, object]]) -> dict[str, object]:
+    """What ``whole`` gives for an operation that went well."""
     return {
         "name": name,
         "kind": SpanKind.INTERNAL,
@@ -193,6 +196,7 @@ def test_operations_nest_in_the_context(mlobs_telemetry: Telemetry) -> None:
 
 
 def rows_seen(telemetry: Telemetry) -> object:
+    """The batch size on the last span."""
     return (telemetry.spans[-1].attributes or {}).get("mlobs.batch.size")
 
 
@@ -324,7 +328,7 @@ def test_wrong_inputs_raise_at_decoration() -> None:
         (lambda: mlobs.ranking(expected=[int]), "expected must name exception classes, got <class 'int'>"),
         (lambda: mlobs.ranking(attributes={"a": {}}), "attributes must map strings .* got 'a': {}"),
         (lambda: mlobs.ranking(attributes={1: "a"}), "attributes must map strings .* got 1: 'a'"),
-        (lambda: mlobs.operation(""), 'operation needs its name, as operation\\("rerank"\\), got \'\''),
+        (lambda: mlobs.operation(""), "operation needs its name, as operation\\(\"rerank\"\\), got ''"),
         (lambda: mlobs.operation(len), "operation needs its name"),
         (lambda: mlobs.ranking(modle="m"), "unexpected keyword argument 'modle'"),
     ],
@@ -477,7 +481,7 @@ def test_unsampled_operations_are_counted_and_not_traced(mlobs_telemetry: Teleme
     unsampled = trace.NonRecordingSpan(trace.SpanContext(1, 2, is_remote=True, trace_flags=trace.TraceFlags(0)))
     token = otel_context.attach(trace.set_span_in_context(unsampled))
     try:
-        with pytest.raises(ValueError, match="x"), mlobs.prediction(model="unsampled-test") as op:
+        with pytest.raises(ValueError, match="x"), mlobs.prediction(model="unsampled-test") as op:  # noqa: PT012
             assert not op.recording
             op.record(outputs=[0.5])
             assert trace.get_current_span().get_span_context().trace_id == 1

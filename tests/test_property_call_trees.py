@@ -45,6 +45,7 @@ NAMES = {
 
 
 def nodes(children: st.SearchStrategy[tuple[Node, ...]], kinds: tuple[str, ...] = KINDS) -> st.SearchStrategy[Node]:
+    """Random calls with the given children."""
     return st.builds(
         Node,
         kind=st.sampled_from(kinds),
@@ -59,6 +60,7 @@ def nodes(children: st.SearchStrategy[tuple[Node, ...]], kinds: tuple[str, ...] 
 
 
 def several(inner: st.SearchStrategy[Node]) -> st.SearchStrategy[tuple[Node, ...]]:
+    """One to four of them."""
     return st.lists(inner, min_size=1, max_size=4).map(tuple)
 
 
@@ -86,24 +88,28 @@ def outcome(run: Run, tree: Node) -> Any:
 
 
 def span_by_path(spans: list[ReadableSpan]) -> dict[str, ReadableSpan]:
+    """The spans by their node's path, each path once."""
     found = {str((span.attributes or {})[PATH]): span for span in spans}
     assert len(found) == len(spans), "a call has two spans"
     return found
 
 
 def is_error(how: str, node: Node) -> bool:
+    """Whether ``how`` a node ended is an error for its operation."""
     if how == "CustomError" and node.operation == "prediction" and not node.kind.endswith("with"):
         return False  # named in expected=
     return how not in NO_ERROR
 
 
 def at(tree: Node, path: str) -> Node:
+    """The node at ``path``."""
     for step in path.split(".")[1:]:
         tree = tree.children[int(step)]
     return tree
 
 
 def check(tree: Node) -> None:
+    """Run ``tree`` both ways and compare."""
     bare, decorated = Run(decorated=False), Run(decorated=True)
     expected = outcome(bare, tree)
     with testing.capture() as telemetry:

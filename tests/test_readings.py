@@ -26,6 +26,7 @@ SCORES = [0.25, 0.75]
 
 
 def frames(columns: dict[str, list[Any]]) -> list[Any]:
+    """The same columns as a frame of each library."""
     return [pd.DataFrame(columns), pl.DataFrame(columns), pa.table(columns)]
 
 

@@ -17,6 +17,7 @@ from otel_mlobs.telemetry import guard
 
 
 def step(name: str = "step") -> None:
+    """Run one operation."""
     with mlobs.operation(name):
         pass
 
@@ -70,9 +71,9 @@ def test_span_children_and_point_say_what_there_is(mlobs_telemetry: testing.Tele
         mlobs_telemetry.span("absent")
     with pytest.raises(LookupError, match="2 spans are called 'second'"):
         mlobs_telemetry.span("second")
-    with pytest.raises(LookupError, match="0 points of 'absent' have {}"):
+    with pytest.raises(LookupError, match="0 points of 'absent' have"):
         mlobs_telemetry.point("absent")
-    with pytest.raises(LookupError, match="3 points of 'mlobs.operation.duration' have {}"):
+    with pytest.raises(LookupError, match=r"3 points of 'mlobs.operation.duration' have"):
         mlobs_telemetry.point("mlobs.operation.duration")
     assert mlobs_telemetry.point("mlobs.operation.duration", mlobs__operation__name="second").count == 2
 
@@ -118,6 +119,7 @@ def test_strict_ends_with_its_block(lenient: None, caplog: pytest.LogCaptureFixt
 
 
 def run(program: str) -> subprocess.CompletedProcess[str]:
+    """Run a program in a process of its own."""
     return subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, check=False)
 
 

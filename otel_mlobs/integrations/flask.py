@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Any
 
+from opentelemetry import context as otel_context
 from opentelemetry import trace
 from opentelemetry.trace import StatusCode
 
@@ -18,6 +19,8 @@ from otel_mlobs.telemetry import failures, guard, hooks, running
 
 try:
     import flask
+    from flask.app import Flask  # FlaskInstrumentor().instrument() puts another class in the place of flask.Flask
+    from opentelemetry.instrumentation import flask as otel_flask
     from opentelemetry.instrumentation.flask import FlaskInstrumentor
 except ImportError as error:  # pragma: no cover - the tests without extras see it
     raise MissingExtraError("otel_mlobs.integrations.flask", "flask", "flask") from error
@@ -25,6 +28,7 @@ except ImportError as error:  # pragma: no cover - the tests without extras see 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from opentelemetry.context import Context
     from opentelemetry.trace import Span
 
     from otel_mlobs.telemetry.running import Operation
@@ -53,7 +57,7 @@ class MLObs:
         Raises:
             TypeError: ``app`` is no Flask application.
         """
-        if not isinstance(app, flask.Flask):
+        if not isinstance(app, Flask):
             raise TypeError(f"MLObs takes a Flask application, got {app!r}")
         if app.extensions.get(_EXTENSION):
             return
@@ -62,6 +66,7 @@ class MLObs:
             FlaskInstrumentor.instrument_app(app, excluded_urls=excluded_urls)  # type: ignore[no-untyped-call]
         # Registered after OpenTelemetry's, so that its span exists here, and torn down before it.
         app.before_request(_remember_server_span)
+        app.after_request(_stream_within_request)
         app.teardown_request(_end_of_request)
         hooks.add_hook(_hook)
 
@@ -70,6 +75,40 @@ def _remember_server_span() -> None:
     span = trace.get_current_span()
     if span.is_recording():
         setattr(flask.g, _SPAN, span)
+
+
+def _stream_within_request(response: flask.Response) -> flask.Response:
+    """Keep what a streamed response is made of beneath the request's span, which Flask ends before the first chunk."""
+    if response.is_streamed and not response.direct_passthrough and _ACTIVATION_KEY in flask.request.environ:
+        response.response = _StreamWithin(otel_context.get_current(), response.response)
+    return response
+
+
+class _StreamWithin:
+    """An iterator whose every step runs in a given context, and which leaves none attached between steps."""
+
+    def __init__(self, context: Context, chunks: Any) -> None:
+        self._context = context
+        self._step = iter(chunks).__next__
+        self._close = getattr(chunks, "close", None)
+
+    def __iter__(self) -> _StreamWithin:
+        return self
+
+    def __next__(self) -> Any:
+        token = otel_context.attach(self._context)
+        try:
+            return self._step()
+        finally:
+            otel_context.detach(token)
+
+    def close(self) -> None:
+        if self._close is not None:
+            token = otel_context.attach(self._context)
+            try:
+                self._close()
+            finally:
+                otel_context.detach(token)
 
 
 def _end_of_request(error: BaseException | None) -> None:
@@ -84,7 +123,7 @@ def _end_of_request(error: BaseException | None) -> None:
             span.set_attribute(semconv.ERROR_TYPE, error_type)
             if flask.g.pop(_RECORDED, None) is not error:
                 failures.record_on(span, error, with_message=messages)
-            span.set_status(StatusCode.ERROR, str(error) if messages else error_type)
+            span.set_status(StatusCode.ERROR, failures.message(error) if messages else error_type)
         environ = flask.request.environ
         activation = environ.get(_ACTIVATION_KEY)
         if activation is not None:
@@ -124,28 +163,39 @@ class _ModelOnServerSpan:
 _hook = _ModelOnServerSpan()
 
 _patching = threading.Lock()
-_original_init: list[Callable[..., None]] = []
+_patched: list[tuple[type[Flask], Any]] = []
 
 
 def instrument() -> None:
     """Apply :class:`MLObs` to every Flask application that is made from now on, however ``Flask`` was imported."""
     import wrapt
 
-    def init(wrapped: Any, instance: flask.Flask, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        wrapped(*args, **kwargs)
-        try:
-            MLObs(instance)
-        except Exception as error:  # noqa: BLE001 - the application starts, without its spans
-            guard.report("flask", error)
+    # The class that opentelemetry-instrument puts in Flask's place adds its own part after Flask's __init__.
+    instrumented: type[Flask] | None = getattr(otel_flask, "_InstrumentedFlask", None)
+
+    def init_of(patched: type[Flask]) -> Callable[..., None]:
+        def init(wrapped: Any, instance: Flask, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            wrapped(*args, **kwargs)
+            if instrumented is not None and patched is not instrumented and isinstance(instance, instrumented):
+                return
+            try:
+                MLObs(instance)
+            except Exception as error:  # noqa: BLE001 - the application starts, without its spans
+                guard.report("flask", error)
+
+        return init
 
     with _patching:
-        if not _original_init:
-            _original_init.append(flask.Flask.__init__)
-            wrapt.wrap_function_wrapper(flask.Flask, "__init__", init)
+        if not _patched:
+            for kind in (Flask, instrumented):
+                if kind is not None:
+                    _patched.append((kind, kind.__init__))
+                    wrapt.wrap_function_wrapper(kind, "__init__", init_of(kind))
 
 
 def uninstrument() -> None:
     """Leave applications made from now on alone; those made before keep their spans."""
     with _patching:
-        if _original_init:
-            flask.Flask.__init__ = _original_init.pop()  # type: ignore[method-assign]
+        while _patched:
+            kind, original = _patched.pop()
+            kind.__init__ = original  # type: ignore[method-assign]

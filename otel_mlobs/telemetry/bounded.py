@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 _GRACE_FOR_THE_DEAD_S = 1.0
-"""How long a destination that is known not to answer may hold a shutdown: long enough if it has just come back."""
+"""How long a destination known not to answer may hold its caller: long enough if it has just come back."""
 
 
 @dataclass
@@ -54,7 +54,7 @@ class Signal:
         return self._begin(self._stop)
 
     def grace(self, timeout: float) -> float:
-        """How long of ``timeout`` a stop may take."""
+        """How long of ``timeout`` to wait."""
         return min(timeout, _GRACE_FOR_THE_DEAD_S) if self._is_down() else timeout
 
     def _begin(self, call: Callable[[], object]) -> _Job:
@@ -75,17 +75,16 @@ class Signal:
 
 def flush_all(signals: Sequence[Signal], timeout: float) -> bool:
     """Flush ``signals`` side by side; true if all went out within ``timeout`` seconds."""
-    deadline = time.monotonic() + timeout
-    jobs = [signal.flush() for signal in signals]
-    for job in jobs:
-        job.done.wait(max(0.0, deadline - time.monotonic()))
-    return all(job.succeeded for job in jobs)
+    return _wait([(signal.flush(), signal.grace(timeout)) for signal in signals])
 
 
 def stop_all(signals: Sequence[Signal], timeout: float) -> bool:
     """Stop ``signals`` side by side; true if all went out within ``timeout`` seconds."""
+    return _wait([(signal.stop(), signal.grace(timeout)) for signal in signals])
+
+
+def _wait(jobs: Sequence[tuple[_Job, float]]) -> bool:
     begun = time.monotonic()
-    jobs = [(signal.stop(), begun + signal.grace(timeout)) for signal in signals]
-    for job, until in jobs:
-        job.done.wait(max(0.0, until - time.monotonic()))
+    for job, timeout in jobs:
+        job.done.wait(max(0.0, begun + timeout - time.monotonic()))
     return all(job.succeeded for job, _ in jobs)

@@ -36,6 +36,7 @@ class _State:
         self.settings: Settings | None = None
         self.signals: list[Signal] = []
         self.sending: list[PerProcess] = []
+        self.log_handlers: list[logging.Handler] = []
         self.metrics: MetricPipeline | None = None
         self.stopped = False
 
@@ -126,6 +127,7 @@ def configure(
             )
             return
         _state.settings = resolved
+        _logger.addHandler(_OursOnStderr())
         running.record_exception_messages(resolved.exception_messages)
         instruments.set_duration_bounds(
             settings_room.duration_bounds(DEFAULT_DURATION_BOUNDS, resolved.latency_objective)
@@ -156,7 +158,16 @@ def shutdown(timeout: float = DEFAULT_FLUSH_TIMEOUT) -> bool:
     if _state.stopped or _state.settings is None:
         return True
     _state.stopped = True
-    return stop_all(_state.signals, timeout)
+    sent = stop_all(_state.signals, timeout)
+    for handler in _state.log_handlers:
+        # Python flushes it after us at exit; it would start a thread for that, and from 3.12 on none starts any more.
+        logging.getLogger().removeHandler(handler)
+        handler.flush = _nothing  # type: ignore[method-assign]
+    return sent
+
+
+def _nothing() -> None:
+    """What is left to flush once all is sent."""
 
 
 def active_settings() -> Settings | None:
@@ -253,20 +264,44 @@ def _build_logs(pipeline: Pipeline | None, resource: ProcessResource, *, sending
     instrumentor = LoggingInstrumentor()
     if instrumentor.is_instrumented_by_opentelemetry:
         instrumentor.uninstrument()  # it knows neither of the provider nor of the ids
+    root = logging.getLogger()
+    before = list(root.handlers)
     instrumentor.instrument(
         inject_trace_context=True, enable_log_auto_instrumentation=sending, set_logging_format=False
     )
+    for handler in root.handlers:
+        if handler not in before:
+            handler.addFilter(_not_while_sending)
+            if pipeline is not None:
+                _state.log_handlers.append(handler)
 
 
 def _not_while_sending(_: logging.LogRecord) -> bool:
     """Keep what is logged while telemetry is sent out of the logs that are sent: that would never end."""
-    return not otel_context.get_value(pipelines_suppress_key)
+    from opentelemetry.instrumentation.utils import is_instrumentation_enabled
+
+    return bool(is_instrumentation_enabled())
+
+
+class _OursOnStderr(logging.Handler):
+    """Prints our warnings where the application has set no logging up, as Python would.
+
+    Python does so only while nobody handles a record, and OpenTelemetry's handler, which sends logs away, handles all.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        others = [one for one in (*_logger.handlers, *logging.getLogger().handlers) if one is not self]
+        if logging.lastResort and all(type(one).__module__.startswith("opentelemetry.") for one in others):
+            logging.lastResort.handle(record)
 
 
 def _per_process(pipeline: Pipeline) -> PerProcess:
     from otel_mlobs.telemetry.pipelines import PerProcess
 
-    return PerProcess(_maker(pipeline), _outage(pipeline), forks_wait=pipeline.protocol == "grpc")
+    return PerProcess(_maker(pipeline), _outage(pipeline), forks_wait=1.0 if pipeline.protocol == "grpc" else 0.2)
 
 
 def _add_signal(name: str, flush: Callable[[], object], stop: Callable[[], object], sending: PerProcess) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import socket
 import threading
 import time
@@ -211,4 +212,9 @@ def _reason(lines: Sequence[str]) -> tuple[str, _Kind]:
     for mark, meaning, kind in _MARKS:
         if mark in text:
             return meaning, kind
+    transient = re.search(r"Transient error (.+?) encountered while exporting", text)
+    if transient:
+        return f"it answers {transient.group(1)[:200]}", "connection"
+    if "due to timeout, max retries" in text:
+        return "it did not take the data in time", "connection"
     return (lines[-1] if lines else "the exporter gave no reason")[:200], "connection"

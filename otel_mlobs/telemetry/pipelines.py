@@ -2,8 +2,8 @@
 
 An exporter is built when a process first exports, so that no connection is shared with a parent. A backend that does
 not answer is one clear line at once and one a minute after that, with what to do, instead of a traceback per batch.
-Metrics are collected by an SDK reader and sent by a thread of our own: a fork waits for a collection, never for a
-send, and the child begins from zero with a reader of its own.
+Metrics are collected by an SDK reader and sent by a thread of our own: a fork waits for a collection, and for a send no
+longer than it must, and the child begins from zero with a reader of its own.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry import context as otel_context
 from opentelemetry.context import create_key
 from opentelemetry.sdk._logs.export import LogRecordExporter, LogRecordExportResult
-from opentelemetry.sdk.metrics.export import InMemoryMetricReader, MetricExporter, MetricExportResult
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader, MetricExportResult
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from otel_mlobs.telemetry import guard, instruments
@@ -34,22 +34,20 @@ if TYPE_CHECKING:
     from otel_mlobs.telemetry.readers import OwnMeterProvider
 
 
-_FORK_WAITS_S = 1.0
-
-
 class PerProcess:
     """An exporter made anew in each process that uses it, whose failures are said by an :class:`Outage`.
 
-    With ``forks_wait`` a fork waits for the end of a send, for a second at most: gRPC aborts or hangs in a child that
-    was forked while another thread was in one of its calls.
+    A fork waits for the end of a send, for ``forks_wait`` seconds at most. ``requests`` imports a module in every
+    request, and a child forked meanwhile would wait for ever for that import's lock; what takes longer waits for the
+    network, where no lock is held. gRPC aborts or hangs in a child that was forked while a thread was in any call.
     """
 
-    def __init__(self, make: Callable[[], Any], outage: Outage | None, *, forks_wait: bool = False) -> None:
+    def __init__(self, make: Callable[[], Any], outage: Outage | None, *, forks_wait: float) -> None:
         self._make = make
         self._outage = outage
         self._forks_wait = forks_wait
-        self._calling = threading.Lock()
         self._fork_holds = False
+        self._make_locks()
         self._inherited: Any = None
         self._exporter: Any = None
         self._pid = -1
@@ -73,8 +71,12 @@ class PerProcess:
         """Export ``data``; true when the exporter answered ``success``."""
         lines = reasons.start()
         try:
-            with self._calling:
+            with self._turnstile:  # so that a fork gets its turn between two sends
+                self._calling.acquire()
+            try:
                 taken = self.get().export(data) is success
+            finally:
+                self._calling.release()
         except Exception as error:  # noqa: BLE001 - an exporter that raises is one more outage
             taken = False
             lines.append(f"{type(error).__name__}: {error}")
@@ -99,22 +101,24 @@ class PerProcess:
             finally:
                 reasons.stop()
 
+    def _make_locks(self) -> None:
+        self._turnstile = threading.Lock()
+        self._calling = threading.Lock()
 
     def before_fork(self) -> None:
-        """Wait for the end of a send, if a fork must not fall into one."""
-        if self._forks_wait:
-            self._fork_holds = self._calling.acquire(timeout=_FORK_WAITS_S)
+        """Let no send begin, and wait for the end of one that has."""
+        self._turnstile.acquire()
+        self._fork_holds = self._calling.acquire(timeout=self._forks_wait)
 
     def after_fork_in_parent(self) -> None:
         """Go on."""
         if self._fork_holds:
-            self._fork_holds = False
             self._calling.release()
+        self._turnstile.release()
 
     def after_fork_in_child(self) -> None:
-        """Go on with a lock that nobody holds."""
-        self._fork_holds = False
-        self._calling = threading.Lock()
+        """Go on with locks that nobody holds."""
+        self._make_locks()
 
 
 class Spans(SpanExporter):
@@ -171,8 +175,8 @@ class _Reader(InMemoryMetricReader):
 class MetricPipeline:
     """Collects every ``interval`` seconds and sends; exact in parent and child across a fork.
 
-    The collecting lock is held for a collection, never for a send, and a fork takes it first: no child ever inherits
-    a lock of the SDK that a collecting thread held. The child gets a new reader, whose sums start at zero.
+    The collecting lock is held for a collection and a fork takes it first: no child ever inherits a lock of the SDK
+    that a collecting thread held. The child gets a new reader, whose sums start at zero.
     """
 
     def __init__(self, exporter: PerProcess, interval: float) -> None:
@@ -189,6 +193,7 @@ class MetricPipeline:
         self._sending = threading.Lock()
         self._wake = threading.Event()
         self._stopped = False
+        self._finished = False
         self._delta = False
 
     def start(self, provider: OwnMeterProvider) -> None:
@@ -215,6 +220,8 @@ class MetricPipeline:
             return False
         token = otel_context.attach(otel_context.set_value(_SUPPRESS_KEY, True))
         try:
+            if self._finished:  # while this one waited for its turn
+                return True
             with self._collecting:
                 data = self._collect()
                 instruments.operation_errors.settle()
@@ -243,6 +250,8 @@ class MetricPipeline:
         if held:
             sent = self.send_now() and sent
         instruments.operation_errors.hold_until_collected(False)
+        with self._sending:
+            self._finished = True
         self.exporter.stop()
         return sent
 
@@ -291,7 +300,22 @@ def otlp_exporter(pipeline: Pipeline) -> Any:
         certificate_file=pipeline.certificate,
         client_certificate_file=pipeline.client_certificate,
         client_key_file=pipeline.client_key,
+        session=_session() if pipeline.certificate else None,
     )
+
+
+def _session() -> Any:
+    """A session that trusts the certificate it is given.
+
+    Of its own accord ``requests`` prefers ``REQUESTS_CA_BUNDLE``, meant for the rest of the application.
+    """
+    import requests
+
+    class Session(requests.Session):
+        def merge_environment_settings(self, *args: Any, **kwargs: Any) -> Any:
+            return {**super().merge_environment_settings(*args, **kwargs), "verify": self.verify}
+
+    return Session()
 
 
 def _grpc_exporter(pipeline: Pipeline) -> Any:

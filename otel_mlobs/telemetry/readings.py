@@ -135,7 +135,7 @@ def _predictions_of_list(value: Sequence[Any]) -> Summary | str | None:
             return _summary_of_list([row[0] for row in value])
         return _summary_of_list([row[1] for row in value]) if len(first) == 2 else None
     if len(getattr(first, "shape", ())) == 1:  # a list of arrays, one a row
-        return _summary_of_list([row.tolist()[-1] for row in value]) if 1 <= len(first) <= 2 else None
+        return _summary_of_list([row.tolist()[-1] for row in value]) if 1 <= len(value[0]) <= 2 else None
     return _summary_of_list(value) if _is_number(first) or is_missing(first) else None
 
 

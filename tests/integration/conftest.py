@@ -1,0 +1,89 @@
+"""The servers, one of each for the whole run; every test here is an integration test."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from .backends import Jaeger, Process, Prometheus
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+HERE = Path(__file__).parent
+SERVERS = HERE.parent.parent / "scripts" / "servers.py"
+
+_processes = pytest.StashKey[list[Process]]()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks every test of this folder."""
+    for item in items:
+        if HERE in item.path.parents:
+            item.add_marker(pytest.mark.integration)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
+    """A failure shows the end of every program's output, servers and services alike."""
+    report = yield
+    if report.failed:
+        for process in item.config.stash.get(_processes, []):
+            report.sections.append((f"{process.log.name} (end)", process.tail()))
+    return report
+
+
+def _binary(program: str) -> Path:
+    spec = importlib.util.spec_from_file_location("mlobs_servers", SERVERS)
+    assert spec is not None
+    assert spec.loader is not None
+    servers = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(servers)
+    path: Path | None = servers.find(program)
+    if path is None:
+        reason = f"{program} is not built; `python scripts/servers.py build {servers.PROGRAMS[program]}` builds it"
+        if os.environ.get("MLOBS_REQUIRE_SERVERS") == "1":
+            pytest.fail(reason, pytrace=False)
+        pytest.skip(reason)
+    return path
+
+
+@pytest.fixture(scope="session")
+def jaeger(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Jaeger]:
+    """A Jaeger that takes OTLP over HTTP and gRPC."""
+    server = Jaeger(_binary("jaeger"), tmp_path_factory.mktemp("jaeger"))
+    request.config.stash.setdefault(_processes, []).append(server.process)
+    yield server
+    server.process.stop()
+
+
+@pytest.fixture(scope="session")
+def prometheus(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Prometheus]:
+    """A Prometheus that takes OTLP."""
+    server = Prometheus(_binary("prometheus"), tmp_path_factory.mktemp("prometheus"))
+    request.config.stash.setdefault(_processes, []).append(server.process)
+    yield server
+    server.process.stop()
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Callable[..., Process]]:
+    """Starts a program; it is stopped after the module's tests at the latest, and a failure shows its output."""
+    started: list[Process] = []
+    shown = request.config.stash.setdefault(_processes, [])
+
+    def run(name: str, command: Sequence[str | Path], *, cwd: Path, env: Mapping[str, str]) -> Process:
+        process = Process(command, tmp_path_factory.mktemp(name) / f"{name}.log", cwd=cwd, env=env)
+        started.append(process)
+        shown.append(process)
+        return process
+
+    yield run
+    for process in started:
+        shown.remove(process)
+        process.stop()
