@@ -306,7 +306,7 @@ def test_a_coroutine_runs_within_its_span(mlobs_telemetry: Telemetry) -> None:
 
     first, second, own = asyncio.run(main())
     assert first != second
-    span = mlobs_telemetry.span("outer outer")
+    span = mlobs_telemetry.span("outer")
     assert span.context.span_id == own
     assert {child.context.span_id for child in mlobs_telemetry.children(span)} == {first, second}
 
@@ -335,7 +335,7 @@ def test_a_coroutine_closed_in_another_context_restores_nothing(mlobs_telemetry:
     with mlobs.operation("other") as other:
         coroutine.close()
         assert mlobs.current_operation() is other
-    span = mlobs_telemetry.span("wait wait")
+    span = mlobs_telemetry.span("wait")
     assert span.status.is_unset
     assert span.events == ()
 
@@ -352,7 +352,7 @@ def test_a_coroutine_closed_in_a_copy_of_its_own_context_logs_nothing(mlobs_tele
     coroutine = wait()
     contextvars.copy_context().run(coroutine.send, None)
     inside[0].run(coroutine.close)
-    assert mlobs_telemetry.span("wait wait").status.is_unset
+    assert mlobs_telemetry.span("wait").status.is_unset
 
 
 def test_a_pending_task_that_is_collected_ends_its_span(mlobs_telemetry: Telemetry) -> None:
@@ -369,7 +369,7 @@ def test_a_pending_task_that_is_collected_ends_its_span(mlobs_telemetry: Telemet
     loop.close()
     del task
     gc.collect()
-    assert mlobs_telemetry.span("wait wait").status.is_unset
+    assert mlobs_telemetry.span("wait").status.is_unset
     assert nothing_is_current()
 
 

@@ -553,3 +553,13 @@ def test_attributes_that_backends_cannot_take_are_made_plain(mlobs_telemetry: Te
     assert (attributes["nan"], attributes["float32"], attributes["array"]) == ("nan", 0.5, (1.0, "-inf"))
     with pytest.raises(ValueError, match="attributes must be finite"):
         mlobs.ranking(attributes={"x": float("inf")})
+
+
+def test_an_operation_named_as_its_function_is_named_once(mlobs_telemetry: Telemetry) -> None:
+    """operation("rerank") over a function called rerank makes a span "rerank"."""
+
+    @mlobs.operation("rerank")
+    def rerank() -> None: ...
+
+    rerank()
+    assert [span.name for span in mlobs_telemetry.spans] == ["rerank"]

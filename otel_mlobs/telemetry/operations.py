@@ -127,7 +127,8 @@ class OperationSpec:
 
     def _definition(self, function_name: str | None) -> Definition:
         operation, labels, requested, expected, messages = self._definition_arguments
-        target = self._target or function_name
+        # operation("rerank") over def rerank is called "rerank", not "rerank rerank"
+        target = self._target or (function_name if function_name != operation else None)
         if not self._attributes:
             return cached_definition(operation, target, labels, requested, expected, messages)
         return Definition(
