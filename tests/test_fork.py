@@ -173,3 +173,29 @@ mlobs.shutdown(0.1)
     with Receiver("hang") as receiver:
         run(script, env={"TO": receiver.url})
         assert receiver.refused
+
+
+def test_workers_that_load_the_application_after_the_fork_differ() -> None:
+    """As under gunicorn without preload: each forked worker configures the same id, and gets its pid added to it."""
+    with Receiver() as receiver:
+        run(
+            f"""
+            children = []
+            def work():
+                mlobs.configure("shop", metrics_endpoint={receiver.url!r}, instance_id="web-1")
+                with mlobs.ranking(model="ltr"):
+                    pass
+                mlobs.shutdown()
+            for _ in range(3):
+                pid = os.fork()
+                if pid == 0:
+                    work()
+                    os._exit(0)
+                children.append(pid)
+            for pid in children:
+                os.waitpid(pid, 0)
+            """
+        )
+        instances = receiver.instances("mlobs.operation.duration")
+    assert len(instances) == 3
+    assert all(instance.startswith("web-1/") for instance in instances)

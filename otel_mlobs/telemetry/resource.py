@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import uuid
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from opentelemetry.sdk.resources import Resource
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _INSTANCE = "service.instance.id"
+_NO_PID = -1
 
 
 class ProcessResource(Resource):
@@ -40,6 +42,24 @@ def make_resource(service_name: str | None, attributes: Mapping[str, str]) -> Pr
     given: dict[str, str] = dict(attributes)
     if service_name is not None:
         given["service.name"] = service_name
-    instance = given.setdefault(_INSTANCE, str(uuid.uuid4()))
+    pid = os.getpid()
+    if _INSTANCE not in given:
+        instance = given[_INSTANCE] = str(uuid.uuid4())
+    else:
+        instance = given[_INSTANCE]
+        if _is_forked_worker():
+            given[_INSTANCE], pid = f"{instance}/{pid}", _NO_PID
     detected = Resource.create(given)
-    return ProcessResource(detected.attributes or {}, detected.schema_url, instance, os.getpid())
+    return ProcessResource(detected.attributes or {}, detected.schema_url, instance, pid)
+
+
+def _is_forked_worker() -> bool:
+    """Whether this process is one of several that a server forked before it loaded the application.
+
+    gunicorn without preload, and uWSGI, load it in each worker: all would configure themselves with the same id. Such
+    a worker has the command line of its parent. Where /proc is missing, or a worker renames itself, nobody can tell.
+    """
+    try:
+        return Path("/proc/self/cmdline").read_bytes() == Path(f"/proc/{os.getppid()}/cmdline").read_bytes()
+    except OSError:
+        return False
