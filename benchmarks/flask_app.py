@@ -13,7 +13,8 @@ from opentelemetry import metrics, trace
 from opentelemetry.instrumentation.flask import FlaskInstrumentor
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
-from opentelemetry.sdk.trace import TracerProvider
+
+from otel_mlobs.telemetry.spans import OwnTracerProvider
 
 FEATURES = 10
 HOWS = ("plain", "hand", "ours")
@@ -114,7 +115,7 @@ def make_app(predict: Predict, how: str) -> Flask:
 
 def served(how: str) -> Flask:
     """What a gunicorn worker serves: the application with providers of its own, and /counts to check the run."""
-    provider, exporter = TracerProvider(), DroppingExporter()
+    provider, exporter = OwnTracerProvider(), DroppingExporter()
     processor = batch_processor(exporter)
     provider.add_span_processor(processor)
     trace.set_tracer_provider(provider)

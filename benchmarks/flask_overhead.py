@@ -134,7 +134,7 @@ class NoOpResult:
 
 def no_op_model(*, rounds: int, n: int) -> NoOpResult:
     """Measure the handlers and a bare span, block beside block."""
-    spans = SpanPipeline.create()
+    spans = SpanPipeline.create(ours=True)
     trace.set_tracer_provider(spans.provider)
     collect = set_up_our_metrics(KeepingMetricExporter())
 

@@ -67,9 +67,14 @@ class SpanPipeline:
     seen: int = 0
 
     @classmethod
-    def create(cls, sampler: Sampler = ALWAYS_ON) -> SpanPipeline:
-        """Build the provider with the sampler given."""
-        provider = TracerProvider(sampler=sampler)
+    def create(cls, sampler: Sampler = ALWAYS_ON, *, ours: bool = False) -> SpanPipeline:
+        """Build the SDK's provider, or the one that ``mlobs.configure`` builds; hand-written spans cost the same."""
+        if ours:
+            from otel_mlobs.telemetry.spans import OwnTracerProvider
+
+            provider: TracerProvider = OwnTracerProvider(sampler=sampler)
+        else:
+            provider = TracerProvider(sampler=sampler)
         exporter = DroppingExporter()
         processor = batch_processor(exporter)
         provider.add_span_processor(processor)

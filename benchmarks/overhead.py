@@ -88,7 +88,7 @@ class Telemetry:
     def create(cls, mode: str) -> Telemetry:
         """Set the global providers."""
         sampled = mode != "unsampled"
-        spans = SpanPipeline.create(ALWAYS_ON if sampled else ALWAYS_OFF)
+        spans = SpanPipeline.create(ALWAYS_ON if sampled else ALWAYS_OFF, ours=mode != "foreign")
         trace.set_tracer_provider(spans.provider)
         exporter = KeepingMetricExporter()
         if mode == "foreign":

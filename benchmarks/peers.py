@@ -92,7 +92,7 @@ def set_up_mlobs() -> list[Measured]:
 
     import otel_mlobs as mlobs
 
-    spans = SpanPipeline.create()
+    spans = SpanPipeline.create(ours=True)
     trace.set_tracer_provider(spans.provider)
     collect = set_up_our_metrics(KeepingMetricExporter())
 

@@ -198,7 +198,9 @@ def strict() -> Iterator[None]:
 def _tracer_provider() -> TracerProvider:
     provider = trace.get_tracer_provider()
     if isinstance(provider, trace.ProxyTracerProvider):
-        provider = TracerProvider(id_generator=_ids, shutdown_on_exit=False)
+        from otel_mlobs.telemetry.spans import OwnTracerProvider
+
+        provider = OwnTracerProvider(id_generator=_ids, shutdown_on_exit=False)
         trace.set_tracer_provider(provider)
     if not isinstance(provider, TracerProvider):
         raise TypeError(f"spans can be captured from the SDK's tracer provider, got {provider!r}")

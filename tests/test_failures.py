@@ -183,7 +183,7 @@ def test_a_task_group_cancels_and_groups(mlobs_telemetry: Telemetry) -> None:
         asyncio.run(both())
     assert [type(error) for error in raised.value.exceptions] == [ValueError]
     types = {span.name: (span.attributes or {})["error.type"] for span in mlobs_telemetry.spans}
-    assert types == {"fail failing": "ValueError", "wait waiting": "cancelled", "both both": "ExceptionGroup"}
+    assert types == {"fail failing": "ValueError", "wait waiting": "cancelled", "both": "ExceptionGroup"}
     assert SECRET not in everything(mlobs_telemetry)
 
 

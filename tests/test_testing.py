@@ -10,6 +10,7 @@ import textwrap
 import pytest
 from opentelemetry import metrics, trace
 from opentelemetry._logs import LogRecord, SeverityNumber, get_logger
+from opentelemetry.sdk.trace import TracerProvider
 
 import otel_mlobs as mlobs
 from otel_mlobs import testing
@@ -171,6 +172,7 @@ def test_a_provider_that_takes_no_processor_is_named() -> None:
     """Somebody else's implementation of the API cannot be captured from, and the error says which it is."""
     ran = run("""
         from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
         trace.set_tracer_provider(trace.NoOpTracerProvider())
         import otel_mlobs as mlobs
         try:
@@ -194,4 +196,4 @@ def test_the_fixture_imports_the_sdk_only_where_it_is_used(tmp_path: object) -> 
 
 def test_the_provider_is_the_sdks(mlobs_telemetry: testing.Telemetry) -> None:
     """Where none was set, capture sets one, once per process."""
-    assert type(trace.get_tracer_provider()).__module__.startswith("opentelemetry.sdk")
+    assert isinstance(trace.get_tracer_provider(), TracerProvider)

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 _EXTENSION = "otel_mlobs"
 _SPAN = "_otel_mlobs_server_span"
 _RECORDED = "_otel_mlobs_recorded"
+_MODEL = "_otel_mlobs_model"
 _ACTIVATION_KEY = "opentelemetry-flask.activation_key"
 
 
@@ -149,8 +150,11 @@ class _ModelOnServerSpan:
         model = operation.model
         if model is None or not flask.has_request_context():
             return
-        span: Span | None = flask.g.get(_SPAN)
-        if span is not None:
+        on_request = flask.g
+        span: Span | None = on_request.get(_SPAN)
+        said = (model, operation.version)
+        if span is not None and on_request.get(_MODEL) != said:
+            setattr(on_request, _MODEL, said)
             span.set_attribute(semconv.MODEL_NAME, model)
             if operation.version is not None:
                 span.set_attribute(semconv.MODEL_VERSION, operation.version)

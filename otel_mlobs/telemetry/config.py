@@ -214,17 +214,17 @@ def _build(resolved: Settings, foreign: Collection[settings_room.Signal]) -> Non
 
 
 def _build_traces(pipeline: Pipeline, resolved: Settings, resource: ProcessResource) -> None:
-    from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcessor
 
     from otel_mlobs.telemetry.pipelines import Spans
+    from otel_mlobs.telemetry.spans import OwnTracerProvider
 
     sampler = None
     if resolved.sampling_ratio is not None:
         from opentelemetry.sdk.trace.sampling import ParentBasedTraceIdRatio
 
         sampler = ParentBasedTraceIdRatio(resolved.sampling_ratio)
-    provider = TracerProvider(sampler=sampler, resource=resource, shutdown_on_exit=False)
+    provider = OwnTracerProvider(sampler=sampler, resource=resource, shutdown_on_exit=False)
     sending = _per_process(pipeline)
     exporter = Spans(sending)
     # A person watches the console: each tree is drawn as its request ends, not with the next batch.

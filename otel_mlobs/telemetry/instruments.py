@@ -68,12 +68,16 @@ def set_duration_bounds(bounds: Sequence[float]) -> None:
 def _first_start_span(*args: Any) -> Span:
     """Get the tracer at the first operation, once settings are known; it follows a provider that is set later."""
     global start_span  # noqa: PLW0603 - looked up once: the look-up would be a visible part of a span's cost
-    start_span = trace.get_tracer(SCOPE, __version__, schema_url=semconv.SCHEMA_URL).start_span
+    provider: Any = trace.get_tracer_provider()
+    if getattr(provider, "starts_operation_spans", False):
+        start_span = provider.start_operation_span
+    else:
+        start_span = trace.get_tracer(SCOPE, __version__, schema_url=semconv.SCHEMA_URL).start_span
     return start_span(*args)
 
 
 start_span: Callable[..., Span] = _first_start_span
-"""``Tracer.start_span`` of the library's tracer."""
+"""What starts a span: our own provider, or ``Tracer.start_span`` of another's."""
 
 
 def count_durations(durations: Durations | None, *, sdk: bool) -> None:
