@@ -172,7 +172,6 @@ def test_a_provider_that_takes_no_processor_is_named() -> None:
     """Somebody else's implementation of the API cannot be captured from, and the error says which it is."""
     ran = run("""
         from opentelemetry import trace
-from opentelemetry.sdk.trace import TracerProvider
         trace.set_tracer_provider(trace.NoOpTracerProvider())
         import otel_mlobs as mlobs
         try:
