@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterable, Mapping, Sequence, Sized
+from collections.abc import Collection, Iterable, Mapping, Sequence, Sized
 from typing import Any, NamedTuple
 
 _SMALL = 64
@@ -144,16 +144,29 @@ def features(value: object) -> tuple[int, int] | None:
     if value is None:
         return 0, 0
     if isinstance(value, Mapping):
-        if any(isinstance(inner, Mapping) for inner in value.values()):  # by entity
-            return _added(features(inner) for inner in value.values())
-        missing = sum(1 for inner in value.values() if is_missing(inner))
-        return len(value) - missing, missing
+        return _features_of_row(value.values(), (Mapping,))
     if isinstance(value, (list, tuple)):
-        if any(isinstance(row, (Mapping, list, tuple)) for row in value):
-            return _added(features(row) for row in value)
-        missing = sum(1 for inner in value if is_missing(inner))
-        return len(value) - missing, missing
+        return _features_of_row(value, (Mapping, list, tuple))
     return _features_of_array(value)
+
+
+_NEVER_MISSING = frozenset((int, str, bool))
+
+
+def _features_of_row(values: Collection[Any], rows: tuple[type, ...]) -> tuple[int, int]:
+    """Count in one pass, the usual types first; where one of the values is itself a row, all are."""
+    missing = 0
+    for inner in values:
+        kind = type(inner)
+        if kind is float:
+            if inner != inner:  # noqa: PLR0124 - NaN is what differs from itself
+                missing += 1
+        elif kind not in _NEVER_MISSING:
+            if isinstance(inner, rows):
+                return _added(features(row) for row in values)
+            if is_missing(inner):
+                missing += 1
+    return len(values) - missing, missing
 
 
 def _features_of_array(value: Any) -> tuple[int, int] | None:
