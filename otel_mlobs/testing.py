@@ -13,7 +13,12 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry import metrics, trace
 from opentelemetry._logs import get_logger_provider, set_logger_provider
 from opentelemetry.sdk._logs import LoggerProvider
-from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter, SimpleLogRecordProcessor
+from opentelemetry.sdk._logs.export import (
+    InMemoryLogRecordExporter,
+    LogRecordExporter,
+    LogRecordExportResult,
+    SimpleLogRecordProcessor,
+)
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
@@ -22,7 +27,7 @@ from opentelemetry.sdk.trace.id_generator import IdGenerator, RandomIdGenerator
 from otel_mlobs.telemetry import guard, instruments
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from opentelemetry.sdk._logs import ReadableLogRecord
     from opentelemetry.sdk.metrics.export import Metric, NumberDataPoint
@@ -84,7 +89,9 @@ class Telemetry:
             point for point in self.metrics.get(metric, []) if wanted.items() <= dict(point.attributes or {}).items()
         ]
         if len(found) != 1:
-            raise LookupError(f"{len(found)} points of {metric!r} have {wanted!r}")
+            there = [dict(point.attributes or {}) for point in self.metrics.get(metric, [])]
+            rest = f"its points have: {there}" if there else f"the metrics are: {', '.join(self.metrics) or 'none'}"
+            raise LookupError(f"{len(found)} points of {metric!r} have {wanted!r}; {rest}")
         return found[0]
 
     def clear(self) -> None:
@@ -112,6 +119,31 @@ class _Tap(SpanProcessor):
             self._captures = tuple(other for other in self._captures if other is not telemetry)
 
 
+class _LogTap(LogRecordExporter):
+    """The same for logs."""
+
+    def __init__(self) -> None:
+        self._captures: tuple[InMemoryLogRecordExporter, ...] = ()
+
+    def export(self, batch: Sequence[ReadableLogRecord]) -> LogRecordExportResult:
+        for logs in self._captures:
+            logs.export(batch)
+        return LogRecordExportResult.SUCCESS
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:  # noqa: ARG002 - the interface's
+        return True
+
+    def shutdown(self) -> None: ...
+
+    def join(self, logs: InMemoryLogRecordExporter) -> None:
+        with _lock:
+            self._captures = (*self._captures, logs)
+
+    def leave(self, logs: InMemoryLogRecordExporter) -> None:
+        with _lock:
+            self._captures = tuple(other for other in self._captures if other is not logs)
+
+
 class _Ids(IdGenerator):
     """Random ids, or counted ones while somebody asks for them."""
 
@@ -128,6 +160,7 @@ class _Ids(IdGenerator):
 
 _lock = threading.Lock()
 _taps: dict[int, tuple[Any, _Tap]] = {}
+_log_taps: dict[int, tuple[Any, _LogTap]] = {}
 _ids = _Ids()
 
 
@@ -144,8 +177,8 @@ def capture() -> Iterator[Telemetry]:
     reader = InMemoryMetricReader()
     meters.add_metric_reader(reader)
     logs: Any = InMemoryLogRecordExporter()  # type: ignore[no-untyped-call]
-    processor = SimpleLogRecordProcessor(logs)
-    _logger_provider().add_log_record_processor(processor)
+    log_tap = _log_tap_of(_logger_provider())
+    log_tap.join(logs)
 
     def collect() -> list[Metric]:
         instruments.operation_errors.settle()
@@ -165,7 +198,7 @@ def capture() -> Iterator[Telemetry]:
         tap.leave(telemetry)
         telemetry._metrics = collect()
         meters.remove_metric_reader(reader)
-        processor.shutdown()  # type: ignore[no-untyped-call]
+        log_tap.leave(logs)
 
 
 @contextmanager
@@ -234,4 +267,14 @@ def _tap_of(provider: TracerProvider) -> _Tap:
             known = (provider, _Tap())
             provider.add_span_processor(known[1])
             _taps[id(provider)] = known
+    return known[1]
+
+
+def _log_tap_of(provider: LoggerProvider) -> _LogTap:
+    with _lock:
+        known = _log_taps.get(id(provider))
+        if known is None:
+            known = (provider, _LogTap())
+            provider.add_log_record_processor(SimpleLogRecordProcessor(known[1]))
+            _log_taps[id(provider)] = known
     return known[1]

@@ -324,7 +324,7 @@ def test_wrong_inputs_raise_at_decoration() -> None:
         (lambda: mlobs.candidate_generation(k=True), "k must be a whole number from 0, got True"),
         (lambda: mlobs.ranking(inputs=3), "inputs must be a parameter's name or a callable, got 3"),
         (lambda: mlobs.ranking(outputs="scores"), "outputs must be a callable .* got 'scores'"),
-        (lambda: mlobs.ranking(expected="ValueError"), "expected must name exception classes, got 'V'"),
+        (lambda: mlobs.ranking(expected="ValueError"), "expected must name exception classes, got 'ValueError'"),
         (lambda: mlobs.ranking(expected=[int]), "expected must name exception classes, got <class 'int'>"),
         (lambda: mlobs.ranking(attributes={"a": {}}), "attributes must map strings .* got 'a': {}"),
         (lambda: mlobs.ranking(attributes={1: "a"}), "attributes must map strings .* got 1: 'a'"),

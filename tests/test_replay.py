@@ -333,7 +333,7 @@ def test_a_collectors_line_is_sent(backend: Backend, tmp_path: Path) -> None:
         ({"endpoint": "grpc://jaeger:4317"}, "endpoint must be a URL like"),
         (
             {"endpoint": "http://jaeger:port"},
-            "must have a number from 0 to 65535 as its port, got 'http://jaeger:port'",
+            "must have a number from 0 to 65535 as its port, got 'http://jaeger:***'",
         ),
         ({"endpoint": "http://jaeger:4318/v1/traces"}, "must be the base URL, without /v1/traces"),
         ({"timeout": 0}, "timeout must be positive seconds, got 0"),

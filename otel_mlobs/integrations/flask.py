@@ -10,7 +10,6 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry import context as otel_context
-from opentelemetry import trace
 from opentelemetry.trace import StatusCode
 
 from otel_mlobs import semconv
@@ -34,9 +33,10 @@ if TYPE_CHECKING:
     from otel_mlobs.telemetry.running import Operation
 
 _EXTENSION = "otel_mlobs"
-_SPAN = "_otel_mlobs_server_span"
-_RECORDED = "_otel_mlobs_recorded"
-_MODEL = "_otel_mlobs_model"
+_OTEL_SPAN_KEY = "opentelemetry-flask.span_key"
+_SPAN = "otel_mlobs.server_span"
+_RECORDED = "otel_mlobs.recorded"
+_MODEL = "otel_mlobs.model"
 _ACTIVATION_KEY = "opentelemetry-flask.activation_key"
 
 
@@ -73,9 +73,16 @@ class MLObs:
 
 
 def _remember_server_span() -> None:
-    span = trace.get_current_span()
-    if span.is_recording():
-        setattr(flask.g, _SPAN, span)
+    """Runs after OpenTelemetry's own: its span exists, and must end without the exception, which it would quote.
+
+    What belongs to the request is kept in its WSGI environment: requests within requests share ``flask.g``.
+    """
+    environ = flask.request.environ
+    activation, span = environ.get(_ACTIVATION_KEY), environ.get(_OTEL_SPAN_KEY)
+    if activation is not None:
+        environ[_ACTIVATION_KEY] = _QuietActivation(activation)
+    if span is not None and span.is_recording():
+        environ[_SPAN] = span
 
 
 def _stream_within_request(response: flask.Response) -> flask.Response:
@@ -113,8 +120,9 @@ class _StreamWithin:
 
 
 def _end_of_request(error: BaseException | None) -> None:
-    """Write the failure without its message, and let OpenTelemetry end the span as if there were none to record."""
-    span = flask.g.pop(_SPAN, None)
+    """Write the failure, without its message unless that was asked for."""
+    environ = flask.request.environ
+    span = environ.pop(_SPAN, None)
     if span is None or error is None:
         return
     try:
@@ -122,13 +130,9 @@ def _end_of_request(error: BaseException | None) -> None:
         if error_type is not None:
             messages = running.records_messages()
             span.set_attribute(semconv.ERROR_TYPE, error_type)
-            if flask.g.pop(_RECORDED, None) is not error:
+            if environ.pop(_RECORDED, None) is not error:
                 failures.record_on(span, error, with_message=messages)
             span.set_status(StatusCode.ERROR, failures.message(error) if messages else error_type)
-        environ = flask.request.environ
-        activation = environ.get(_ACTIVATION_KEY)
-        if activation is not None:
-            environ[_ACTIVATION_KEY] = _QuietActivation(activation)
     except Exception as broken:  # noqa: BLE001 - the response has been made, it must go out
         guard.report("flask", broken)
 
@@ -150,18 +154,18 @@ class _ModelOnServerSpan:
         model = operation.model
         if model is None or not flask.has_request_context():
             return
-        on_request = flask.g
+        on_request = flask.request.environ
         span: Span | None = on_request.get(_SPAN)
         said = (model, operation.version)
         if span is not None and on_request.get(_MODEL) != said:
-            setattr(on_request, _MODEL, said)
+            on_request[_MODEL] = said
             span.set_attribute(semconv.MODEL_NAME, model)
             if operation.version is not None:
                 span.set_attribute(semconv.MODEL_VERSION, operation.version)
 
     def on_end(self, operation: Operation, error: BaseException | None) -> None:
         if error is not None and operation.has_recorded(error) and flask.has_request_context():
-            setattr(flask.g, _RECORDED, error)
+            flask.request.environ[_RECORDED] = error
 
 
 _hook = _ModelOnServerSpan()

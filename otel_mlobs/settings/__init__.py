@@ -22,6 +22,7 @@ from otel_mlobs.settings.checks import (
     checked_bool,
     complete,
     headers_of,
+    hidden,
     number,
     positive,
 )
@@ -51,6 +52,8 @@ COMPRESSIONS = ("none", "gzip", "deflate")
 
 DEFAULT_METRIC_INTERVAL = 15.0
 """Seconds. OpenTelemetry's own 60 s leaves a two-minute rate window with a single step."""
+_INTERVALS = (0.01, 86_400.0)
+"""Seconds: from what one collection may take to a day."""
 DEFAULT_TIMEOUT = 10.0
 DEFAULT_LATENCY_OBJECTIVE = 0.08
 
@@ -94,6 +97,10 @@ class Pipeline:
     def shown(self) -> str:
         """The destination as it may be printed."""
         return redacted(self.url) if self.exporter == "otlp" else self.path or self.exporter
+
+    def hide(self, text: str) -> str:
+        """``text``, as somebody else says it, without the secrets of URL and headers; at most 200 characters."""
+        return hidden(text, self.url, self.headers)[:200]
 
 
 @dataclass(frozen=True)
@@ -326,6 +333,8 @@ class _Resolver:
         if not isinstance(path, (str, os.PathLike)) or not os.fspath(path):
             raise ConfigurationError('backend="file" needs path=, the file that gets the OTLP-JSON lines')
         path = os.fspath(path)
+        if not isinstance(path, str) or "\0" in path:
+            raise ConfigurationError(f"path={path!r} can be no file's name")
         folder = Path(path).parent
         if not folder.is_dir():
             raise ConfigurationError(f"path={path!r}: there is no folder {str(folder)!r}")
@@ -419,18 +428,23 @@ class _Resolver:
         try:
             with Path(path).open("rb") as handle:
                 handle.read(1)
-        except (OSError, TypeError) as error:
+        except (OSError, TypeError, ValueError) as error:
             reason = getattr(error, "strerror", None) or str(error)
             raise ConfigurationError(f"{blame}={path!r} cannot be read: {reason}") from error
         return str(path)
 
     def _metric_interval(self) -> float:
         if "metric_interval" in self._arguments:
-            return positive("metric_interval", self._arguments["metric_interval"])
+            return _interval("metric_interval", self._arguments["metric_interval"])
         variable = "OTEL_METRIC_EXPORT_INTERVAL"
         if self._environ.get(variable, "").strip():
-            return positive(variable, self._environ[variable]) / 1000.0
-        return positive("metric_interval", self._file.get("metric_interval", DEFAULT_METRIC_INTERVAL))
+            return _interval(variable, self._environ[variable], per_second=1000.0) / 1000.0
+        return _interval("metric_interval", self._file.get("metric_interval", DEFAULT_METRIC_INTERVAL))
+
+
+def _interval(blame: str, value: Any, per_second: float = 1.0) -> float:
+    shortest, longest = _INTERVALS
+    return number(blame, value, at_least=shortest * per_second, at_most=longest * per_second)
 
 
 def _resource_of(source: Mapping[str, Any]) -> dict[str, str]:

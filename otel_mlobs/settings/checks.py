@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from otel_mlobs.errors import ConfigurationError
 
@@ -13,13 +13,33 @@ if TYPE_CHECKING:
     from otel_mlobs.settings import Signal
 
 
+_NO_PORT = re.compile(r"^(\[[^\]/]*\]|[^:/]*):(?!\d{0,5}(?:/|$))[^/]*")
+_SHORTEST_SECRET = 4
+
+
 def redacted(url: str) -> str:
-    """``url`` without its user information and query, which may hold secrets; it need not be a valid one."""
+    """``url`` without what may hold secrets: user information, query, and a port that is none; it may be invalid."""
     scheme, sign, rest = url.partition("://") if "://" in url else ("", "", url)
     # A password may hold any of "/?#" by mistake: what stands before the last "@" goes, whatever it is.
     rest = rest.rpartition("@")[2]
     kept = re.split(r"[?#]", rest, maxsplit=1)[0]
-    return f"{scheme}{sign}{kept}" + ("?***" if kept != rest else "")
+    query = "?***" if kept != rest else ""
+    return scheme + sign + _NO_PORT.sub(r"\1:***", kept) + query
+
+
+def hidden(text: str, url: str, headers: Mapping[str, str]) -> str:
+    """``text`` without the secrets of ``url`` and ``headers``, and without the words that these consist of."""
+    try:
+        parts = urlsplit(url)
+        secrets = [parts.query, parts.password or "", *(value for _, value in parse_qsl(parts.query))]
+    except ValueError:
+        secrets = []
+    for value in headers.values():
+        # "Bearer <token>": who answers quotes the token alone. Shorter words would hide half of what is said.
+        secrets += [value, *(word for word in re.split(r"[\s,;=]+", value) if len(word) >= _SHORTEST_SECRET)]
+    for secret in sorted(filter(None, secrets), key=len, reverse=True):  # a part goes after what it is a part of
+        text = text.replace(secret, "***")
+    return text
 
 
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, section 5.6.2
@@ -36,19 +56,30 @@ def headers_of(blame: str, given: Any) -> dict[str, str]:
     if not isinstance(given, Mapping):
         raise ConfigurationError(f"{blame} must be a mapping of strings, got a {type(given).__name__}")
     for key, value in given.items():
-        if not isinstance(key, str) or not isinstance(value, str):
-            raise ConfigurationError(f"{blame}: header {key!r} must be a string with a string as its value")
-        if not _HEADER_NAME.fullmatch(key):
-            begun = _HEADER_NAME.match(key)  # what follows may be the secret itself, as in "authorization: Bearer …"
-            raise ConfigurationError(
-                f"{blame}: a name that begins with {begun.group() if begun else ''!r} is no header name: letters, "
-                "digits and hyphens were expected"
-            )
+        check_header_name(blame, key)
+        if not isinstance(value, str):
+            raise ConfigurationError(f"{blame}: header {key!r} must have a string as its value, got {_kind(value)}")
         if any(sign in value for sign in "\r\n"):
             raise ConfigurationError(f"{blame}: the value of header {key!r} has a line break in it (it is not shown)")
         if not _HEADER_VALUE.fullmatch(value):
             raise ConfigurationError(f"{blame}: the value of header {key!r} is not ASCII (it is not shown)")
     return {key.lower(): value.strip() for key, value in given.items()}
+
+
+def check_header_name(blame: str, key: object) -> None:
+    """Raise unless ``key`` can be a header's name; it is not shown whole."""
+    if not isinstance(key, str):
+        raise ConfigurationError(f"{blame}: a header's name must be a string, got {_kind(key)}")
+    if not _HEADER_NAME.fullmatch(key):
+        begun = _HEADER_NAME.match(key)  # what follows may be the secret itself, as in "authorization: Bearer …"
+        raise ConfigurationError(
+            f"{blame}: a name that begins with {begun.group() if begun else ''!r} is no header name: letters, "
+            "digits and hyphens were expected"
+        )
+
+
+def _kind(value: object) -> str:
+    return f"a {type(value).__name__}"
 
 
 def check_certificates(files: Mapping[str, str | None]) -> None:
@@ -82,7 +113,7 @@ _SIGNALS_PATH = re.compile(r"/v1/(traces|metrics|logs)$")
 def complete(blame: str, url: Any, signal: Signal, protocol: str) -> str:
     """Add the signal's path to a base URL; where a signal's path is there already, it is replaced."""
     if not isinstance(url, str):
-        raise ConfigurationError(f"{blame} must be a URL, as http://localhost:4318, got {url!r}")
+        raise ConfigurationError(f"{blame} must be a URL, as http://localhost:4318, got {_kind(url)}")
     base = url.strip()
     if protocol == "grpc" or "://" not in base:
         return base
@@ -115,6 +146,9 @@ def check_url(blame: str, url: str, protocol: str) -> None:
         raise ConfigurationError(f"{blame}={shown!r}: gRPC takes no credentials in the URL; give them as headers=")
 
 
+_LONGEST_SHOWN = 60
+
+
 def number(name: str, value: Any, *, at_least: float, at_most: float = float("inf")) -> float:
     """``value`` as a finite number within the limits."""
     expected = f"a number from {at_least:g}" + ("" if at_most == float("inf") else f" to {at_most:g}")
@@ -122,11 +156,19 @@ def number(name: str, value: Any, *, at_least: float, at_most: float = float("in
         if isinstance(value, bool):
             raise TypeError
         found = float(value)
-    except (TypeError, ValueError):
-        raise ConfigurationError(f"{name} must be {expected}, got {value!r}") from None
+    except (TypeError, ValueError, OverflowError):
+        raise ConfigurationError(f"{name} must be {expected}, got {_shown(value)}") from None
     if not at_least <= found <= at_most or found == float("inf"):
-        raise ConfigurationError(f"{name} must be {expected}, got {value!r}")
+        raise ConfigurationError(f"{name} must be {expected}, got {_shown(value)}")
     return found
+
+
+def _shown(value: object) -> str:
+    try:
+        text = repr(value)
+    except ValueError:  # an integer of thousands of digits
+        return _kind(value)
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}…"
 
 
 def positive(name: str, value: Any) -> float:

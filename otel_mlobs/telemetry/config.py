@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry import metrics, trace
 
 from otel_mlobs import settings as settings_room
-from otel_mlobs.errors import MissingExtraError
+from otel_mlobs.errors import ConfigurationError, MissingExtraError
+from otel_mlobs.settings.checks import number
 from otel_mlobs.telemetry import guard, instruments, running
+from otel_mlobs.telemetry import operations as _operations  # noqa: F401 - loaded now: a fork or a signal in the middle of a later import would find half of it
 from otel_mlobs.telemetry.bounded import Signal, flush_all, stop_all
 from otel_mlobs.telemetry.instruments import DEFAULT_DURATION_BOUNDS
 
@@ -38,7 +40,9 @@ class _State:
         self.sending: list[PerProcess] = []
         self.log_handlers: list[logging.Handler] = []
         self.metrics: MetricPipeline | None = None
-        self.stopped = False
+        self.stopping = threading.Lock()  # whoever gets it stops; it is not given back
+        self.stopped = threading.Event()
+        self.sent = True
 
 
 _state = _State()
@@ -126,6 +130,9 @@ def configure(
                 _state.settings.service_name,
             )
             return
+        building = _Building()
+        if not resolved.disabled:
+            _build_or_refuse(building, resolved, foreign)
         _state.settings = resolved
         _logger.addHandler(_OursOnStderr())
         running.record_exception_messages(resolved.exception_messages)
@@ -138,7 +145,8 @@ def configure(
         for note in resolved.notes:
             _logger.warning("%s", note)
         _name_ignored(foreign, arguments, resolved)
-        _build(resolved, foreign)
+        for start in building.starts:
+            start()
         os.register_at_fork(
             before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child
         )
@@ -146,24 +154,46 @@ def configure(
 
 
 def force_flush(timeout: float = DEFAULT_FLUSH_TIMEOUT) -> bool:
-    """Send what has been recorded so far; true if all of it went out within ``timeout`` seconds."""
-    return flush_all(_state.signals, timeout)
+    """Send what has been recorded so far; true if all of it went out within ``timeout`` seconds.
+
+    Raises:
+        ValueError: ``timeout`` is no finite number from 0.
+    """
+    return flush_all(_state.signals, _checked(timeout))
 
 
 def shutdown(timeout: float = DEFAULT_FLUSH_TIMEOUT) -> bool:
     """Send what is left and stop; true if all of it went out within ``timeout`` seconds. Runs by itself at exit.
 
-    Later operations run and are not recorded. Providers that were not ours are left alone.
+    Later operations run and are not recorded. Providers that were not ours are left alone. A call while another one
+    stops waits for its answer, ``timeout`` seconds at most.
+
+    Raises:
+        ValueError: ``timeout`` is no finite number from 0.
     """
-    if _state.stopped or _state.settings is None:
+    timeout = _checked(timeout)
+    if _state.settings is None:
         return True
-    _state.stopped = True
-    sent = stop_all(_state.signals, timeout)
+    if not _state.stopping.acquire(blocking=False):
+        return _state.stopped.wait(timeout) and _state.sent
+    _state.sent = False
+    try:
+        _state.sent = stop_all(_state.signals, timeout)
+        _let_handlers_go()
+    finally:
+        _state.stopped.set()
+    return _state.sent
+
+
+def _checked(timeout: float) -> float:
+    return number("timeout", timeout, at_least=0.0, at_most=threading.TIMEOUT_MAX)
+
+
+def _let_handlers_go() -> None:
     for handler in _state.log_handlers:
         # Python flushes it after us at exit; it would start a thread for that, and from 3.12 on none starts any more.
         logging.getLogger().removeHandler(handler)
         handler.flush = _nothing  # type: ignore[method-assign]
-    return sent
 
 
 def _nothing() -> None:
@@ -199,21 +229,41 @@ def _name_ignored(foreign: Collection[settings_room.Signal], arguments: Mapping[
         )
 
 
-def _build(resolved: Settings, foreign: Collection[settings_room.Signal]) -> None:
+class _Building:
+    """What is built, and comes into force only once all of it is: OpenTelemetry takes a provider once."""
+
+    def __init__(self) -> None:
+        self.starts: list[Callable[[], object]] = []
+        self.discards: list[Callable[[], object]] = []
+
+
+def _build_or_refuse(building: _Building, resolved: Settings, foreign: Collection[settings_room.Signal]) -> None:
+    """Build, or say what the SDK does not take, which reads variables of its own, and leave nothing behind."""
+    try:
+        _build(building, resolved, foreign)
+    except Exception as error:
+        for discard in building.discards:
+            discard()
+        if isinstance(error, ImportError):
+            raise
+        raise ConfigurationError(f"telemetry cannot be set up, see the OTEL_* variables: {error}") from error
+
+
+def _build(building: _Building, resolved: Settings, foreign: Collection[settings_room.Signal]) -> None:
     """Build the providers that are not there yet."""
     from otel_mlobs.telemetry.resource import make_resource
 
     resource = make_resource(resolved.service_name, resolved.resource)
     traces, points, records = (resolved.pipeline(signal) for signal in settings_room.SIGNALS)
     if traces is not None:
-        _build_traces(traces, resolved, resource)
+        _build_traces(building, traces, resolved, resource)
     if points is not None:
-        _build_metrics(points, resolved, resource)
+        _build_metrics(building, points, resolved, resource)
     if resolved.logs:
-        _build_logs(records, resource, sending=records is not None or "logs" in foreign)
+        _build_logs(building, records, resource, sending=records is not None or "logs" in foreign)
 
 
-def _build_traces(pipeline: Pipeline, resolved: Settings, resource: ProcessResource) -> None:
+def _build_traces(building: _Building, pipeline: Pipeline, resolved: Settings, resource: ProcessResource) -> None:
     from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcessor
 
     from otel_mlobs.telemetry.pipelines import Spans
@@ -225,30 +275,35 @@ def _build_traces(pipeline: Pipeline, resolved: Settings, resource: ProcessResou
 
         sampler = ParentBasedTraceIdRatio(resolved.sampling_ratio)
     provider = OwnTracerProvider(sampler=sampler, resource=resource, shutdown_on_exit=False)
-    sending = _per_process(pipeline)
+    building.discards.append(provider.shutdown)
+    sending = _per_process(building, pipeline)
     exporter = Spans(sending)
     # A person watches the console: each tree is drawn as its request ends, not with the next batch.
     simple = pipeline.exporter == "console"
     provider.add_span_processor(SimpleSpanProcessor(exporter) if simple else BatchSpanProcessor(exporter))
-    trace.set_tracer_provider(provider)
-    _add_signal("traces", provider.force_flush, provider.shutdown, sending)
+    building.starts.append(lambda: trace.set_tracer_provider(provider))
+    building.starts.append(lambda: _add_signal("traces", provider.force_flush, provider.shutdown, sending))
 
 
-def _build_metrics(pipeline: Pipeline, resolved: Settings, resource: ProcessResource) -> None:
+def _build_metrics(building: _Building, pipeline: Pipeline, resolved: Settings, resource: ProcessResource) -> None:
     from otel_mlobs.telemetry.pipelines import MetricPipeline
     from otel_mlobs.telemetry.readers import OwnMeterProvider
 
-    made = MetricPipeline(_per_process(pipeline), resolved.metric_interval)
+    made = MetricPipeline(_per_process(building, pipeline), resolved.metric_interval)
+    building.discards.append(made.exporter.stop)
     provider = OwnMeterProvider(made.reader, resource=resource, shutdown_on_exit=False)
-    metrics.set_meter_provider(provider)
-    made.start(provider)
-    _state.metrics = made
-    _add_signal("metrics", made.send_now, made.stop, made.exporter)
+
+    def start() -> None:
+        metrics.set_meter_provider(provider)
+        made.start(provider)
+        _state.metrics = made
+        _add_signal("metrics", made.send_now, made.stop, made.exporter)
+
+    building.starts.append(start)
 
 
-def _build_logs(pipeline: Pipeline | None, resource: ProcessResource, *, sending: bool) -> None:
+def _build_logs(building: _Building, pipeline: Pipeline | None, resource: ProcessResource, *, sending: bool) -> None:
     from opentelemetry._logs import set_logger_provider
-    from opentelemetry.instrumentation.logging import LoggingInstrumentor
 
     if pipeline is not None:
         from opentelemetry.sdk._logs import LoggerProvider
@@ -257,10 +312,17 @@ def _build_logs(pipeline: Pipeline | None, resource: ProcessResource, *, sending
         from otel_mlobs.telemetry.pipelines import Logs
 
         provider = LoggerProvider(resource=resource, shutdown_on_exit=False)
-        exporter = _per_process(pipeline)
+        building.discards.append(provider.shutdown)
+        exporter = _per_process(building, pipeline)
         provider.add_log_record_processor(BatchLogRecordProcessor(Logs(exporter)))
-        set_logger_provider(provider)
-        _add_signal("logs", provider.force_flush, provider.shutdown, exporter)
+        building.starts.append(lambda: set_logger_provider(provider))
+        building.starts.append(lambda: _add_signal("logs", provider.force_flush, provider.shutdown, exporter))
+    building.starts.append(lambda: _instrument_logging(sending=sending, ours=pipeline is not None))
+
+
+def _instrument_logging(*, sending: bool, ours: bool) -> None:
+    from opentelemetry.instrumentation.logging import LoggingInstrumentor
+
     instrumentor = LoggingInstrumentor()
     if instrumentor.is_instrumented_by_opentelemetry:
         instrumentor.uninstrument()  # it knows neither of the provider nor of the ids
@@ -272,7 +334,7 @@ def _build_logs(pipeline: Pipeline | None, resource: ProcessResource, *, sending
     for handler in root.handlers:
         if handler not in before:
             handler.addFilter(_not_while_sending)
-            if pipeline is not None:
+            if ours:
                 _state.log_handlers.append(handler)
 
 
@@ -298,10 +360,12 @@ class _OursOnStderr(logging.Handler):
             logging.lastResort.handle(record)
 
 
-def _per_process(pipeline: Pipeline) -> PerProcess:
+def _per_process(building: _Building, pipeline: Pipeline) -> PerProcess:
     from otel_mlobs.telemetry.pipelines import PerProcess
 
-    return PerProcess(_maker(pipeline), _outage(pipeline), forks_wait=1.0 if pipeline.protocol == "grpc" else 0.2)
+    return PerProcess(
+        _maker(pipeline), _outage(building, pipeline), forks_wait=1.0 if pipeline.protocol == "grpc" else 0.2
+    )
 
 
 def _add_signal(name: str, flush: Callable[[], object], stop: Callable[[], object], sending: PerProcess) -> None:
@@ -317,13 +381,13 @@ def _add_signal(name: str, flush: Callable[[], object], stop: Callable[[], objec
     _state.signals.append(Signal(run(flush), run(stop), lambda: sending.is_down, name))
 
 
-def _outage(pipeline: Pipeline) -> Any:
+def _outage(building: _Building, pipeline: Pipeline) -> Any:
     if pipeline.exporter != "otlp":
         return None
     from otel_mlobs.telemetry.outage import Outage
 
     outage = Outage(pipeline)
-    outage.probe()
+    building.starts.append(outage.probe)
     return outage
 
 
@@ -390,6 +454,11 @@ def _after_fork_in_parent() -> None:
 def _after_fork_in_child() -> None:
     """Registered after the SDK's own hooks, so that theirs have run."""
     try:
+        if _state.stopping.locked() and not _state.stopped.is_set():
+            # The parent's thread that stops is not here: nothing is left to wait for, and nothing to send.
+            _state.stopped = threading.Event()
+            _state.stopped.set()
+            _state.sent = True
         instruments.after_fork_in_child()
         for sending in _state.sending:
             sending.after_fork_in_child()

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from otel_mlobs import semconv
+from otel_mlobs.telemetry.readings import encodable
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -26,7 +27,7 @@ _MAX_CAUSES = 8
 def type_name(error: BaseException) -> str:
     """The full class name as ``exception.type`` and ``error.type`` want it; built-in ones without their module."""
     kind = type(error)
-    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    return encodable(kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}")
 
 
 def classify(error: BaseException, expected: tuple[type[BaseException], ...]) -> str | None:
@@ -70,7 +71,7 @@ def _http_status(error: BaseException) -> int | None:
 def message(error: BaseException) -> str:
     """The text of ``error``, also where its own ``__str__`` raises."""
     try:
-        return str(error)
+        return encodable(str(error))
     except Exception as broken:  # noqa: BLE001 - an exception of the user's may not even print
         return f"<unprintable: its __str__ raised {type(broken).__name__}>"
 
@@ -108,7 +109,7 @@ def stacktrace(error: BaseException, *, with_message: bool) -> str:
         parts.append(f"\n{link}\n\n")
     if len(parts) % 2 == 0 and parts:
         parts.pop()
-    return "".join(reversed(parts))
+    return encodable("".join(reversed(parts)))
 
 
 def _frames(trace: TracebackType | None) -> list[str]:

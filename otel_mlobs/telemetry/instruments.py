@@ -32,7 +32,7 @@ DEFAULT_DURATION_BOUNDS = (
 _MAX_SERIES = 2000
 """The SDK's own limit of attribute sets per instrument: beyond it no further series is announced."""
 
-_lock = threading.Lock()
+_lock = threading.RLock()
 _bounds: Sequence[float] = DEFAULT_DURATION_BOUNDS
 _cache: dict[str, Any] = {}
 _live = False
@@ -154,7 +154,7 @@ class ErrorCounter:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._held: dict[tuple[tuple[str, Any], ...], int] = {}
         self._announced: set[tuple[tuple[str, Any], ...]] = set()
         self._holding = False
@@ -204,7 +204,7 @@ class ErrorCounter:
 
     def after_fork_in_child(self) -> None:
         """Start again from nothing: what the parent held back is the parent's to publish."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._held = {}
         self._announced = set()
 
@@ -215,7 +215,7 @@ operation_errors = ErrorCounter()
 def after_fork_in_child() -> None:
     """Make every series announce its zero again in this process, and take locks that nobody holds."""
     global _lock, generation  # noqa: PLW0603 - see generation
-    _lock = threading.Lock()
+    _lock = threading.RLock()
     generation += 1
     if _durations is not None:
         _durations.start_afresh()

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 from otel_mlobs import semconv
 from otel_mlobs.telemetry import instruments
 from otel_mlobs.telemetry.kinds import AttributeValue, Definition, cached_definition
+from otel_mlobs.telemetry.readings import encodable, plain
 from otel_mlobs.telemetry.running import IDLE, Operation, current_operation, finish, start
 from otel_mlobs.telemetry.wrapping import wrap
 
@@ -59,9 +60,17 @@ class OperationSpec:
         exception_messages: bool | None = None,
         requested: int | None = None,
     ) -> None:
+        if exception_messages is not None and not isinstance(exception_messages, bool):
+            raise TypeError(f"exception_messages must be true, false or None, got {exception_messages!r}")
         checked = tuple((key, _checked_label(key, value)) for key, value in labels.items() if value is not None)
-        self._target = None if target is None else _encodable(target)
-        self._definition_arguments = (operation, checked, requested, _checked_expected(expected), exception_messages)
+        self._target = None if target is None else encodable(target)
+        self._definition_arguments = (
+            encodable(operation),
+            checked,
+            requested,
+            _checked_expected(expected),
+            exception_messages,
+        )
         self._inputs = _checked_inputs(inputs)
         self._outputs = _checked_callable("outputs", outputs)
         self._attributes = _checked_attributes(attributes)
@@ -93,6 +102,7 @@ class OperationSpec:
                 "say op.record(inputs=..., outputs=...)"
             )
         if not instruments.live():
+            self._running.append(IDLE)  # so that its exit is not taken for another thread's
             return IDLE
         definition = self._definition(None)
         started = start(definition, definition.span_attributes)
@@ -111,19 +121,15 @@ class OperationSpec:
     def _own_running(self) -> Operation | None:
         """The operation that this exit belongs to: the innermost of ours around the caller."""
         running = self._running
-        if not running:
-            return None
         around: Operation | None = current_operation()
         while around is not None and around is not IDLE:
             if around in running:
-                running.remove(around)
-                return around
+                return _removed(around, running)
             around = around._parent
-        # It failed to start, or was entered in another context: some frameworks leave a dependency in another worker
-        # thread than they entered it in.
-        found = IDLE if IDLE in running else running[-1]
-        running.remove(found)
-        return None if found is IDLE else found
+        # Nobody listened when it was entered, it failed to start, or it was entered in another context: some frameworks
+        # leave a dependency in another worker thread than they entered it in.
+        found = next((one for one in running if one is IDLE), running[-1] if running else IDLE)
+        return _removed(found, running)
 
     def _definition(self, function_name: str | None) -> Definition:
         operation, labels, requested, expected, messages = self._definition_arguments
@@ -341,6 +347,14 @@ def _apply(spec: OperationSpec, function: Any) -> Any:
     return spec(function)
 
 
+def _removed(found: Operation, running: list[Operation]) -> Operation | None:
+    try:
+        running.remove(found)
+    except ValueError:  # another thread's exit was quicker, or it was never there
+        return None
+    return None if found is IDLE else found
+
+
 def _input_picker(function: Any, inputs: Any) -> InputPicker | None:
     """How to find the inputs among a call's arguments; the signature is read once, here."""
     if callable(inputs):
@@ -377,15 +391,10 @@ def _picker_of(parameter: inspect.Parameter, index: int) -> InputPicker:
 
 def _checked_label(key: str, value: object) -> str:
     if isinstance(value, str) and value:
-        return _encodable(value)
+        return encodable(value)
     if isinstance(value, int) and not isinstance(value, bool) and key == semconv.MODEL_VERSION:
         return str(value)
     raise TypeError(f"{key} must be a string that is not empty, got {value!r}")
-
-
-def _encodable(text: str) -> str:
-    """``text`` without lone surrogates, one of which would cost the whole batch of spans when it is sent."""
-    return text.encode("utf-8", "replace").decode()
 
 
 def _checked_inputs(inputs: Any) -> Any:
@@ -413,6 +422,8 @@ def _checked_count(name: str, value: Sequence[str] | int | None) -> int | None:
 def _checked_expected(
     expected: type[BaseException] | Sequence[type[BaseException]],
 ) -> tuple[type[BaseException], ...]:
+    if not isinstance(expected, (type, tuple, list, set, frozenset)):
+        raise TypeError(f"expected must name exception classes, got {expected!r}")
     kinds = (expected,) if isinstance(expected, type) else tuple(expected)
     for kind in kinds:
         if not (isinstance(kind, type) and issubclass(kind, BaseException)):
@@ -421,6 +432,8 @@ def _checked_expected(
 
 
 def _checked_attributes(attributes: Mapping[str, AttributeValue] | None) -> dict[str, AttributeValue]:
+    if attributes is not None and not isinstance(attributes, Mapping):
+        raise TypeError(f"attributes must map strings to values, got {attributes!r}")
     checked = dict(attributes or {})
     for key, value in checked.items():
         items = value if isinstance(value, (list, tuple)) else (value,)
@@ -431,4 +444,4 @@ def _checked_attributes(attributes: Mapping[str, AttributeValue] | None) -> dict
             )
         if any(isinstance(item, float) and not math.isfinite(item) for item in items):
             raise ValueError(f"attributes must be finite, got {key!r}: {value!r}")
-    return checked
+    return {encodable(key): plain(value) for key, value in checked.items()}

@@ -13,7 +13,7 @@ import socket
 import threading
 import time
 from typing import TYPE_CHECKING, Literal
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import urlsplit
 from urllib.request import getproxies_environment
 
 if TYPE_CHECKING:
@@ -114,8 +114,6 @@ class Outage:
         self._pipeline = pipeline
         parts = urlsplit(pipeline.url)
         self._where = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
-        hidden = [*pipeline.headers.values(), parts.query, parts.password or ""]
-        self._secrets = [secret for secret in (*hidden, *(value for _, value in parse_qsl(parts.query))) if secret]
 
     def _destination(self, *, own: bool = False) -> _Destination:
         """The state shared by all signals that go there, or the signal's own for what only it is refused."""
@@ -135,13 +133,11 @@ class Outage:
         extra = self._destination(own=one).fails(self._pipeline.signal, lost, answers=kind != "connection")
         if extra is None:
             return
-        for secret in self._secrets:
-            reason = reason.replace(secret, "***")
         _logger.warning(
             "%s not reaching %s: %s%s; the application is not affected. `otel-mlobs doctor` says more",
             f"{self._pipeline.signal} are" if one else "telemetry is",
             self._pipeline.shown if one else self._where,
-            reason,
+            self._pipeline.hide(reason),
             extra,
         )
 
@@ -214,7 +210,7 @@ def _reason(lines: Sequence[str]) -> tuple[str, _Kind]:
             return meaning, kind
     transient = re.search(r"Transient error (.+?) encountered while exporting", text)
     if transient:
-        return f"it answers {transient.group(1)[:200]}", "connection"
+        return f"it answers {transient.group(1)}", "connection"
     if "due to timeout, max retries" in text:
         return "it did not take the data in time", "connection"
-    return (lines[-1] if lines else "the exporter gave no reason")[:200], "connection"
+    return lines[-1] if lines else "the exporter gave no reason", "connection"

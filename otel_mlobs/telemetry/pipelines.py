@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     from otel_mlobs.telemetry.readers import OwnMeterProvider
 
 
+_LONGEST_WAIT_OF_A_FORK_S = 1.0
+
+
 class PerProcess:
     """An exporter made anew in each process that uses it, whose failures are said by an :class:`Outage`.
 
@@ -102,8 +105,9 @@ class PerProcess:
                 reasons.stop()
 
     def _make_locks(self) -> None:
-        self._turnstile = threading.Lock()
-        self._calling = threading.Lock()
+        # Reentrant: behind the console's processor a finaliser or a signal handler may end a span within a send.
+        self._turnstile = threading.RLock()
+        self._calling = threading.RLock()
 
     def before_fork(self) -> None:
         """Let no send begin, and wait for the end of one that has."""
@@ -189,12 +193,13 @@ class MetricPipeline:
             getattr(wants, "_preferred_aggregation", None),
         )
         self.reader = _Reader(self, *self._wants)
-        self._collecting = threading.Lock()
+        self._collecting = threading.RLock()
         self._sending = threading.Lock()
         self._wake = threading.Event()
         self._stopped = False
         self._finished = False
         self._delta = False
+        self._fork_holds = False
 
     def start(self, provider: OwnMeterProvider) -> None:
         """Send what ``provider``'s instruments measure, from now on."""
@@ -256,16 +261,17 @@ class MetricPipeline:
         return sent
 
     def before_fork(self) -> None:
-        """Wait until no collection is under way."""
-        self._collecting.acquire()
+        """Wait until no collection is under way; an instrument's callback that hangs does not hold the fork."""
+        self._fork_holds = self._collecting.acquire(timeout=_LONGEST_WAIT_OF_A_FORK_S)
 
     def after_fork_in_parent(self) -> None:
         """Go on."""
-        self._collecting.release()
+        if self._fork_holds:
+            self._collecting.release()
 
     def after_fork_in_child(self) -> None:
         """Begin from zero, with locks, a thread and an exporter of this process."""
-        self._collecting = threading.Lock()
+        self._collecting = threading.RLock()
         self._sending = threading.Lock()
         self._wake = threading.Event()
         if self._provider is None or self._stopped:

@@ -12,6 +12,10 @@ import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence, Sized
 from typing import Any, NamedTuple
 
+_INT64 = 2**63
+_LONGEST_CLASS = 256
+_LARGE = 100_000
+"""Of more numbers than this, every k-th is summarised, so that reading never takes longer than a millisecond or so."""
 _SMALL = 64
 """Up to this many numbers a plain Python loop is faster than numpy's four reductions (measured: 3 µs to 12 µs)."""
 
@@ -96,7 +100,7 @@ def predictions(value: object) -> Summary | str | None:
     Shape (n, 2) means P(positive) in the second column. Wider probability matrices have no single score.
     """
     if isinstance(value, (str, bool)):
-        return str(value)
+        return _class(value)
     if isinstance(value, (int, float)):
         number = float(value)
         return Summary(number, number, number, 0.0) if math.isfinite(number) else None
@@ -121,13 +125,17 @@ def _class_of(value: Any) -> str | None:
     found = value.tolist() if hasattr(value, "tolist") else list(value)
     while isinstance(found, list) and len(found) == 1:
         found = found[0]
-    return None if isinstance(found, list) or found is None else str(found)
+    return None if isinstance(found, list) or found is None else _class(found)
+
+
+def _class(value: object) -> str:
+    return encodable(str(value)[:_LONGEST_CLASS])
 
 
 def _predictions_of_list(value: Sequence[Any]) -> Summary | str | None:
     first = value[0] if value else None
     if isinstance(first, (str, bool)):
-        return str(first) if len(value) == 1 else None
+        return _class(first) if len(value) == 1 else None
     if isinstance(first, (int, float)):
         return _summary_of_list(value)
     if isinstance(first, (list, tuple)):
@@ -163,10 +171,17 @@ def _features_of_row(values: Collection[Any], rows: tuple[type, ...]) -> tuple[i
                 missing += 1
         elif kind not in _NEVER_MISSING:
             if isinstance(inner, rows):
-                return _added(features(row) for row in values)
+                return _added(_features_within(row) for row in values)
             if is_missing(inner):
                 missing += 1
     return len(values) - missing, missing
+
+
+def _features_within(row: Any) -> tuple[int, int] | None:
+    """The features of one row among several; what is nested within it is a value, however deep."""
+    if isinstance(row, Mapping):
+        return _features_of_row(row.values(), ())
+    return _features_of_row(row, ()) if isinstance(row, (list, tuple)) else features(row)
 
 
 def _features_of_array(value: Any) -> tuple[int, int] | None:
@@ -277,6 +292,7 @@ def _last_column(value: Any, index: int) -> Any:
 
 
 def _summary_of_list(numbers: Sequence[Any]) -> Summary | None:
+    numbers = _thinned(numbers)
     try:
         values = [float(number) for number in numbers if number is not None]
     except TypeError:  # pandas' missing marker is among them, or they are no numbers
@@ -292,6 +308,12 @@ def _summary_of_list(numbers: Sequence[Any]) -> Summary | None:
         return _summary_of_floats(values)
     except OverflowError:
         return None
+
+
+def _thinned(values: Any) -> Any:
+    """``values``, or every k-th of them where they are many."""
+    size = len(values)
+    return values if size <= _LARGE else values[:: math.ceil(size / _LARGE)]
 
 
 def _summary_of_floats(values: list[float]) -> Summary | None:
@@ -315,7 +337,7 @@ def _summary_of_array(values: Any) -> Summary | None:
     if isinstance(values, numpy.ma.MaskedArray):
         values = values.compressed()
     try:
-        array = numpy.asarray(values, dtype="float64")
+        array = numpy.asarray(_thinned(values), dtype="float64")
     except (TypeError, ValueError):  # missing markers, or a number format that numpy does not have
         return _summary_of_list(values.tolist()) if hasattr(values, "tolist") else None
     with numpy.errstate(all="ignore"):  # a warning of ours must not show in the application
@@ -326,3 +348,23 @@ def _summary_of_array(values: Any) -> Summary | None:
                 return None
             mean = float(array.mean())
         return Summary(float(array.min()), mean, float(array.max()), float(array.std()))
+
+
+def encodable(text: str) -> str:
+    """``text`` without lone surrogates: one of them would cost the whole batch of spans when it is sent."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
+
+
+def plain(value: Any) -> Any:
+    """``value`` as an attribute that every backend takes: Python's own types, text for what no number can hold."""
+    if isinstance(value, str):
+        return encodable(value)
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else str(float(value))
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, int):
+        return value if -_INT64 <= value < _INT64 else str(value)
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    return plain(value.tolist()) if hasattr(value, "tolist") else value

@@ -7,7 +7,6 @@ what can be known at decoration waits in a :class:`~otel_mlobs.telemetry.kinds.D
 
 from __future__ import annotations
 
-import math
 from time import perf_counter, time_ns
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +14,7 @@ from opentelemetry import context as otel_context
 from opentelemetry import trace
 
 from otel_mlobs import semconv
-from otel_mlobs.telemetry import failures, guard, hooks, instruments
+from otel_mlobs.telemetry import failures, guard, hooks, instruments, readings
 from otel_mlobs.telemetry.kinds import Definition
 
 if TYPE_CHECKING:
@@ -101,7 +100,7 @@ class Operation:
         """
         if self._recording:
             try:
-                self._span.set_attribute(key, _plain(value))
+                self._span.set_attribute(key, readings.plain(value))
             except Exception as error:  # noqa: BLE001 - a foreign span must not break the caller
                 guard.report("set_attribute", error)
 
@@ -128,8 +127,6 @@ class Operation:
 
 
 def _batch_size_from_outputs(outputs: object, attributes: Attributes) -> None:
-    from otel_mlobs.telemetry import readings
-
     attributes[semconv.BATCH_SIZE] = readings.count(outputs) or 1
 
 
@@ -219,11 +216,17 @@ def finish(
     ended = time_ns()  # reading the outputs is our time, not the operation's
     try:
         # A coroutine that is closed from elsewhere has nothing to restore in the context it is closed from.
-        if not isinstance(error, GeneratorExit) or otel_context.get_current() is operation._context:
+        if not issubclass(type(error), GeneratorExit) or otel_context.get_current() is operation._context:
             suspend(operation)
-        duration = operation._definition.duration
+        definition = operation._definition
+        if definition.generation != instruments.generation:
+            _prepare(definition)  # a child that was forked inside the operation counts it as its own
+        duration = definition.duration
         if error is not None:
-            duration = _fail(operation, error)
+            try:
+                duration = _fail(operation, error)
+            except Exception as broken:  # noqa: BLE001 - an exception of the user's may answer no question
+                guard.report("error", broken)
         if write is not None and operation._recording:
             try:
                 attributes: Attributes = {}
@@ -248,16 +251,6 @@ def finish(
     # that starts its own successor would keep all those before it.
     operation._context = _EMPTY
     operation._recorded = operation._parent = None
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, float):
-        return float(value) if math.isfinite(value) else str(float(value))
-    if isinstance(value, (str, bool, int)):
-        return value
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return _plain(value.tolist()) if hasattr(value, "tolist") else value
 
 
 def _set(span: Span, attributes: Attributes) -> None:

@@ -95,7 +95,7 @@ def _demo(options: argparse.Namespace) -> int:
     print(summary_table(result.metrics, encoding=sys.stdout.encoding), end="")
     statuses = ", ".join(f"{count} answered {status}" for status, count in sorted(result.statuses.items()))
     print(f"\n{statuses}; the model was right on {result.correct:.0%} of the rows.")
-    for trace_id, link in result.links if options.endpoint else []:
+    for trace_id, link in result.links if result.delivered else []:
         print(f"trace {trace_id}" + (f"  {link}" if link else ""))
     if result.delivered is False:
         print("The backend did not take the traces: `otel-mlobs doctor` with the same --endpoint says why.")

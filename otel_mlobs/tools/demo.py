@@ -87,7 +87,7 @@ def run(
         app = churn.create_app(model, later)
     except ModuleNotFoundError as error:
         raise MissingExtraError("the demo", "demo", error.name or "an extra") from error
-    say(f"Serving it with Flask and sending {requests} later rows (2016 to 2018), one of which will fail …")
+    say(f"Serving it with Flask and sending {requests} later rows (2016 to 2018), and one that fails …")
     with _serving(app) as port:
         statuses, correct = _play(port, later, requests)
     delivered = mlobs.force_flush() if endpoint else None

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import os
 import platform
+import threading
 import time
+from concurrent import futures
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, entry_points, version
 from importlib.util import find_spec
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 Verdict = Literal["ok", "warning", "failed", "off"]
 
 _LONGEST_INTERVAL_S = 30.0
+_LONGEST_ANSWER = 64 * 1024
 _PACKAGES = (
     "otel-mlobs", "opentelemetry-api", "opentelemetry-sdk", "opentelemetry-exporter-otlp",
     "opentelemetry-instrumentation-flask", "opentelemetry-instrumentation-logging", "numpy", "wrapt", "nvidia-ml-py",
@@ -221,8 +224,11 @@ def _send_http(pipeline: Pipeline, request: Any) -> tuple[str, str] | None:
     certificate: Any = pipeline.client_certificate
     if pipeline.client_key:
         certificate = (pipeline.client_certificate, pipeline.client_key)
-    try:
-        response = requests.post(
+    # The timeout of requests is one for each read, and what drips in never meets it.
+    deadline = time.monotonic() + pipeline.timeout
+
+    def ask() -> tuple[int, str, bytes]:
+        with requests.post(
             pipeline.url,
             data=request.SerializeToString(),
             headers={**pipeline.headers, "Content-Type": "application/x-protobuf"},
@@ -230,17 +236,38 @@ def _send_http(pipeline: Pipeline, request: Any) -> tuple[str, str] | None:
             verify=pipeline.certificate or True,
             cert=certificate,
             allow_redirects=False,
-        )
+            stream=True,
+        ) as response:
+            body = b""
+            for part in response.iter_content(1024):
+                body += part
+                # After the deadline nobody waits for this answer any more.
+                if len(body) > _LONGEST_ANSWER or time.monotonic() > deadline:
+                    break
+            return response.status_code, response.reason or "", body
+
+    answer: futures.Future[tuple[int, str, bytes]] = futures.Future()
+
+    def settle() -> None:
+        try:
+            answer.set_result(ask())
+        except Exception as error:  # noqa: BLE001 - raised again where it is waited for
+            answer.set_exception(error)
+
+    threading.Thread(target=settle, name="otel_mlobs-doctor", daemon=True).start()
+    try:
+        status, reason, body = answer.result(pipeline.timeout)
     except requests.exceptions.SSLError as error:
         return _tls(str(error))
-    except requests.exceptions.Timeout:
+    except (requests.exceptions.Timeout, futures.TimeoutError):
         return (
             f"no answer within {pipeline.timeout:g} s",
             "a firewall that drops packets, or a backend that hangs: try the same URL with curl from this machine",
         )
     except requests.exceptions.RequestException as error:
         return _no_connection(pipeline, str(error))
-    status = response.status_code
+    if len(body) > _LONGEST_ANSWER:
+        return f"its answer ({status}) is longer than 64 KiB", "no OTLP receiver answers so: check host, port and path"
     if 200 <= status < 300:
         return None
     if 300 <= status < 400:
@@ -254,11 +281,11 @@ def _send_http(pipeline: Pipeline, request: Any) -> tuple[str, str] | None:
             if not pipeline.headers
             else f"check the value of {', '.join(pipeline.headers)}",
         )
-    if status == 400 and b"TLS" in response.content[:200]:
+    if status == 400 and b"TLS" in body[:200]:
         return "it wants TLS (400)", "write https:// instead of http://"
     if status in (405, 501):
         return _not_taken(pipeline, str(status))
-    return f"it answered {status} {response.reason}", "look into the backend's own log"
+    return f"it answered {status} {pipeline.hide(reason)}", "look into the backend's own log"
 
 
 def _send_grpc(pipeline: Pipeline, request: Any) -> tuple[str, str] | None:

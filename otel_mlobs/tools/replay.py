@@ -21,6 +21,7 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsSer
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceResponse
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
+from otel_mlobs.settings.checks import check_header_name, redacted
 from otel_mlobs.telemetry.exporters import SIGNALS, decode_line
 
 if TYPE_CHECKING:
@@ -134,23 +135,32 @@ def replay(
 
 
 def _base_url(endpoint: str) -> str:
-    parts = urlsplit(endpoint)
+    if not isinstance(endpoint, str):
+        raise ValueError(  # noqa: TRY004 - as every other value that is no URL
+            f"endpoint must be a URL like http://localhost:4318, got a {type(endpoint).__name__}"
+        )
+    shown = redacted(endpoint)
+    try:
+        parts = urlsplit(endpoint)
+    except ValueError:  # whose text has the URL in it
+        raise ValueError(f"endpoint must be a URL like http://localhost:4318, got {shown!r}") from None
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError(f"endpoint must be a URL like http://localhost:4318, got {endpoint!r}")
+        raise ValueError(f"endpoint must be a URL like http://localhost:4318, got {shown!r}")
     try:
         _ = parts.port
     except ValueError:
-        raise ValueError(f"endpoint must have a number from 0 to 65535 as its port, got {endpoint!r}") from None
+        raise ValueError(f"endpoint must have a number from 0 to 65535 as its port, got {shown!r}") from None
     base = endpoint.rstrip("/")
     for signal in SIGNALS:
         if base.endswith(f"/v1/{signal}"):
-            raise ValueError(f"endpoint must be the base URL, without /v1/{signal}, got {endpoint!r}")
+            raise ValueError(f"endpoint must be the base URL, without /v1/{signal}, got {shown!r}")
     return base
 
 
 def _checked(headers: Mapping[str, object]) -> dict[str, str]:
     checked = {}
     for name, value in headers.items():
+        check_header_name("headers", name)
         # What requests would say of it has the value in it, which may be a secret.
         if not (isinstance(value, str) and value.isascii() and value.isprintable() and value == value.strip()):
             raise ValueError(f"header {name!r} must have printable ASCII text as its value, without spaces around it")
