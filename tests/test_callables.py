@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
+
+pytest.importorskip("joblib")
+pytest.importorskip("sklearn")
+
 import asyncio
 import contextvars
 import copy
@@ -15,7 +20,6 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import joblib
-import pytest
 from decorated_functions import Estimator, Model, score
 from opentelemetry import context as otel_context
 from opentelemetry import trace

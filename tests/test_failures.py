@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import pytest
+
+pytest.importorskip("werkzeug")
+
 import asyncio
 import concurrent.futures
 import sys
 import traceback
 from typing import TYPE_CHECKING, Any
 
-import pytest
 from opentelemetry.trace import StatusCode
 from werkzeug.exceptions import BadGateway, HTTPException, NotFound, abort
 from werkzeug.wrappers import Response

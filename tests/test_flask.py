@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+
+pytest.importorskip("flask")
+
 import json
 import os
 import signal
@@ -15,7 +19,6 @@ import urllib.request
 from typing import TYPE_CHECKING, Any
 
 import flask
-import pytest
 from opentelemetry.instrumentation.flask import FlaskInstrumentor
 from opentelemetry.trace import SpanKind, StatusCode
 

@@ -5,12 +5,15 @@ The default run tries 150 trees; ``-m slow`` tries the full 1,000.
 
 from __future__ import annotations
 
+import pytest
+
+pytest.importorskip("werkzeug")
+
 import asyncio
 import contextvars
 import gc
 from typing import TYPE_CHECKING, Any
 
-import pytest
 from call_trees import (
     ASYNC_KINDS,
     CONSUMPTIONS,
