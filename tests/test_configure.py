@@ -296,6 +296,77 @@ def test_a_second_call_says_that_it_changes_nothing() -> None:
         assert {resource["service.name"] for resource in receiver.resources()} == {"first"}
 
 
+@pytest.mark.parametrize(
+    ("variable", "value", "said"),
+    [
+        ("OTEL_BSP_MAX_QUEUE_SIZE", "10", "max_queue_size"),
+        ("OTEL_BSP_SCHEDULE_DELAY", "-5", "schedule_delay"),
+        ("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "abc", "OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT"),
+        ("OTEL_METRICS_EXEMPLAR_FILTER", "zz", "zz"),
+    ],
+)
+def test_a_variable_that_the_sdk_refuses_changes_nothing(variable: str, value: str, said: str) -> None:
+    """What the SDK raises is a ConfigurationError, no provider is set, and the next call works."""
+    script = """
+    import threading
+    try:
+        mlobs.configure("first", endpoint=os.environ["TO"])
+    except mlobs.ConfigurationError as error:
+        print(error)
+    print([one.name for one in threading.enumerate() if "otel" in one.name.lower()])
+    del os.environ[os.environ["VARIABLE"]]
+    mlobs.configure("second", endpoint=os.environ["TO"])
+    with mlobs.prediction(model="m"):
+        pass
+    """
+    with Receiver() as receiver:
+        ran = run(script, env={"TO": receiver.url, variable: value, "VARIABLE": variable})
+        error, threads = ran.out.splitlines()
+        assert "telemetry cannot be set up" in error
+        assert said in error
+        assert threads == "[]"
+        assert ran.err == ""
+        assert receiver.signals() == {"traces", "metrics"}
+        assert {resource["service.name"] for resource in receiver.resources()} == {"second"}
+
+
+def test_a_second_shutdown_waits_for_the_first() -> None:
+    """While one thread stops, another's ``shutdown`` gets the same answer, or false once its time is over."""
+    script = """
+    import threading
+    mlobs.configure("s", traces_endpoint=os.environ["TO"], timeout=20)
+    with mlobs.prediction(model="a"):
+        pass
+    first = threading.Thread(target=lambda: answers.append(mlobs.shutdown(2)))
+    answers = []
+    first.start()
+    from otel_mlobs.telemetry.config import _state
+    while not _state.stopping.locked():
+        pass
+    print(mlobs.shutdown(0.01), answers)
+    print(mlobs.shutdown(30))
+    first.join()
+    print(answers)
+    """
+    with Receiver("hang") as receiver:
+        assert run(script, env={"TO": receiver.url}).out.splitlines() == ["False []", "False", "[False]"]
+
+
+@pytest.mark.parametrize("timeout", ["None", "float('inf')", "float('nan')", "-1", "'soon'"])
+def test_a_timeout_that_is_none_raises(timeout: str) -> None:
+    """What is no finite number of seconds is a ValueError with the value, whether or not anything is set up."""
+    script = f"""
+    for call in (mlobs.force_flush, mlobs.shutdown):
+        try:
+            call({timeout})
+        except ValueError as error:
+            print(error)
+    """
+    lines = run(script).out.splitlines()
+    assert len(lines) == 2
+    assert all(line.startswith("timeout must be a number from 0") for line in lines)
+
+
 def test_flush_and_shutdown() -> None:
     """``force_flush`` sends at once and says whether all went; after ``shutdown`` operations run and are not sent."""
     script = """

@@ -5,13 +5,16 @@ from __future__ import annotations
 import socket
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
-from receiver import CLEAN, GrpcReceiver, Receiver
+from receiver import CLEAN, GrpcReceiver, Receiver, run
 
 from otel_mlobs.tools import cli, doctor
 from otel_mlobs.tools.doctor import Finding, Report
+from otel_mlobs.tools.replay import replay
 
 
 def _finding(report: Report, subject: str) -> Finding:
@@ -159,6 +162,59 @@ def test_no_secret_is_printed(capsys: pytest.CaptureFixture[str], monkeypatch: p
     assert "check the value of authorization, x-key" in printed.out
 
 
+def _answers(head: bytes, rest: bytes, gone: threading.Event) -> tuple[socket.socket, str]:
+    """A server that sends ``head``, and then ``rest`` again and again, until the other side hangs up."""
+    listening = socket.create_server(("127.0.0.1", 0))
+
+    def serve() -> None:
+        connection, _ = listening.accept()
+        with connection:
+            connection.recv(65536)
+            try:
+                connection.sendall(head)
+                while rest:
+                    connection.sendall(rest)
+                    if len(rest) == 1 and gone.wait(0.05):
+                        break
+            except OSError:
+                pass
+            gone.set()
+
+    threading.Thread(target=serve, daemon=True).start()
+    return listening, f"http://127.0.0.1:{listening.getsockname()[1]}"
+
+
+@pytest.mark.parametrize(
+    ("head", "rest", "said"),
+    [
+        (b"HTTP/1.1 200 OK\r\n\r\n", b"x" * 65536, "longer than 64 KiB"),
+        (b"HTTP/1.1 200 OK\r\n\r\n", b"x", "no answer within 0.5 s"),
+        (b"HTTP/1.1 200 O", b"K", "no answer within 0.5 s"),
+    ],
+)
+def test_an_answer_without_end_holds_nobody(head: bytes, rest: bytes, said: str) -> None:
+    """A body that never ends is read no further than 64 KiB, and one that drips in no longer than the timeout."""
+    gone = threading.Event()
+    listening, url = _answers(head, rest, gone)
+    with listening:
+        report = doctor.examine({"traces_endpoint": url, "timeout": 0.5}, {})
+        assert said in _finding(report, "traces").message
+        if len(rest) > 1:
+            assert gone.wait(30), "the doctor hangs up"
+        gone.set()
+
+
+def test_an_answer_that_quotes_the_token_is_shown_without_it() -> None:
+    """A reason phrase with the token in it, and at the place where it is cut, shows no part of the token."""
+    phrase = b"x" * 190 + b" s3cret-token"
+    listening, url = _answers(b"HTTP/1.1 500 " + phrase + b"\r\ncontent-length: 0\r\n\r\n", b"", threading.Event())
+    with listening:
+        headers = {"authorization": "Bearer s3cret-token"}
+        report = doctor.examine({"traces_endpoint": url, "headers": headers}, {})
+    assert "xxx ***" in _finding(report, "traces").message
+    assert "s3c" not in _finding(report, "traces").message
+
+
 def test_the_command_prints_versions_and_findings(tmp_path: Path) -> None:
     """In a process of its own: versions, integrations, one line a signal, exit code 0; ASCII where it must be."""
     done = subprocess.run(
@@ -170,3 +226,37 @@ def test_the_command_prints_versions_and_findings(tmp_path: Path) -> None:
     assert "integration flask" in done.stdout
     assert "ok traces" in done.stdout
     assert done.stdout.isascii()
+
+
+class _Page(BaseHTTPRequestHandler):
+    def do_POST(self) -> None:
+        page = b"<!doctype html><title>Jaeger UI</title>"
+        self.rfile.read(int(self.headers["content-length"]))
+        self.send_response(200)
+        self.send_header("content-type", "text/html")
+        self.send_header("content-length", str(len(page)))
+        self.end_headers()
+        self.wfile.write(page)
+
+    def log_message(self, *_: object) -> None: ...
+
+
+def test_a_web_page_is_no_receiver(tmp_path: Path) -> None:
+    """Jaeger's pages answer every request with 200: neither the doctor nor replay take that for an arrival."""
+    path = tmp_path / "out.jsonl"
+    run(f"""
+        mlobs.configure("shop", backend="file", path={str(path)!r})
+        with mlobs.ranking(model="ltr"):
+            pass
+        mlobs.shutdown()
+        """)
+    with HTTPServer(("127.0.0.1", 0), _Page) as server:
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        finding = _finding(doctor.examine({"backend": "jaeger", "endpoint": url}, {}), "traces")
+        result = replay(path, url)
+        server.shutdown()
+    assert finding.verdict == "failed"
+    assert "a web page answered" in finding.message
+    assert not result.sent
+    assert "a web page answered" in (result.stopped or "")

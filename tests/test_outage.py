@@ -134,10 +134,15 @@ def test_an_unknown_reason_holds_no_secret() -> None:
     from otel_mlobs.settings import resolve
 
     logging.basicConfig(format="%(message)s", stream=sys.stdout)
-    arguments = {"endpoint": "http://me:hunter2@h:1/?token=opensesame", "headers": {"k": "swordfish"}}
+    arguments = {"endpoint": "http://me:hunter2@h:1/?token=opensesame", "headers": {"k": "Bearer swordfish"}}
     [traces, _] = resolve(arguments, {}).pipelines
     outage.Outage(traces).failed(["No route: /v1/traces?token=opensesame me:hunter2 swordfish"])
+    outage.Outage(resolve({**arguments, "endpoint": "http://g:1"}, {}).pipelines[0]).failed(
+        ["Transient error " + "x" * 190 + " swordfish encountered while exporting traces batch, retrying in 1s."]
+    )
     """
-    [line] = run(script).out.splitlines()
+    [line, cut] = run(script).out.splitlines()
     assert "No route" in line
+    assert "xxx" in cut
+    assert "sword" not in cut
     assert not [secret for secret in ("hunter2", "opensesame", "swordfish") if secret in line]

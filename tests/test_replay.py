@@ -333,7 +333,7 @@ def test_a_collectors_line_is_sent(backend: Backend, tmp_path: Path) -> None:
         ({"endpoint": "grpc://jaeger:4317"}, "endpoint must be a URL like"),
         (
             {"endpoint": "http://jaeger:port"},
-            "must have a number from 0 to 65535 as its port, got 'http://jaeger:***'",
+            r"must have a number from 0 to 65535 as its port, got 'http://jaeger:\*\*\*'",
         ),
         ({"endpoint": "http://jaeger:4318/v1/traces"}, "must be the base URL, without /v1/traces"),
         ({"timeout": 0}, "timeout must be positive seconds, got 0"),
@@ -341,6 +341,12 @@ def test_a_collectors_line_is_sent(backend: Backend, tmp_path: Path) -> None:
         ({"signals": ["spans"]}, r"signals must be among traces, metrics, logs, got \['spans'\]"),
         ({"signals": []}, r"signals must be among traces, metrics, logs, got \[\]"),
         ({"signals": "traces"}, r"signals must be several names, as \('traces',\), got 'traces'"),
+        ({"endpoint": "ftp://me:s3cret@jaeger"}, "endpoint must be a URL like .*, got 'ftp://jaeger'"),
+        ({"endpoint": "http://me:s3cret@[::1"}, "endpoint must be a URL like"),
+        ({"endpoint": "http://jaeger:s3cret"}, "as its port"),
+        ({"endpoint": "http://me:s3cret@jaeger/v1/logs"}, "must be the base URL, without /v1/logs"),
+        ({"endpoint": b"http://me:s3cret@jaeger"}, "endpoint must be a URL like .*, got a bytes"),
+        ({"headers": {"Authorization: s3cret": ""}}, "begins with 'Authorization' is no header name"),
         ({"headers": {"Authorization": "s3cret\n"}}, "header 'Authorization' must have printable ASCII text"),
     ],
 )
@@ -349,6 +355,15 @@ def test_wrong_arguments_raise(arguments: dict[str, Any], message: str, file: Pa
     with pytest.raises(ValueError, match=message) as caught:
         replay(file, **{"endpoint": "http://127.0.0.1:9", **arguments})
     assert "s3cret" not in str(caught.value)
+
+
+def test_an_answer_that_quotes_the_token_is_shown_without_it(backend: Backend, file: Path) -> None:
+    """What the endpoint says of the token it refuses is in the result, the token itself is not, not even in part."""
+    backend.answer = lambda path, number: (401, {"Content-Type": "text/plain"}, b"x" * 190 + b" s3cret-token is bad")
+    result = replay(file, backend.url, headers={"Authorization": "Bearer s3cret-token"})
+    assert result.stopped is not None
+    assert "xxx ***" in result.stopped
+    assert "s3c" not in result.stopped
 
 
 def test_a_missing_file_raises(tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ COMPRESSIONS = ("none", "gzip", "deflate")
 
 DEFAULT_METRIC_INTERVAL = 15.0
 """Seconds. OpenTelemetry's own 60 s leaves a two-minute rate window with a single step."""
-_INTERVALS = (0.01, 86_400.0)
+_INTERVALS = (0.001, 86_400.0)
 """Seconds: from what one collection may take to a day."""
 DEFAULT_TIMEOUT = 10.0
 DEFAULT_LATENCY_OBJECTIVE = 0.08
@@ -368,7 +368,7 @@ class _Resolver:
             protocol=protocol,
             headers=self._headers(signal),
             compression=compression,
-            timeout=positive(blame, timeout),
+            timeout=positive(blame, timeout, at_most=_INTERVALS[1]),
             **files,
         )
 

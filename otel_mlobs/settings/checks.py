@@ -171,9 +171,9 @@ def _shown(value: object) -> str:
     return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}…"
 
 
-def positive(name: str, value: Any) -> float:
+def positive(name: str, value: Any, *, at_most: float = float("inf")) -> float:
     """``value`` as a finite number above zero."""
-    checked = number(name, value, at_least=0.0)
+    checked = number(name, value, at_least=0.0, at_most=at_most)
     if checked == 0.0:
         raise ConfigurationError(f"{name} must be positive, got {value!r}")
     return checked

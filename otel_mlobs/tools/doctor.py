@@ -268,6 +268,11 @@ def _send_http(pipeline: Pipeline, request: Any) -> tuple[str, str] | None:
         return _no_connection(pipeline, str(error))
     if len(body) > _LONGEST_ANSWER:
         return f"its answer ({status}) is longer than 64 KiB", "no OTLP receiver answers so: check host, port and path"
+    if 200 <= status < 300 and body.lstrip()[:1] == b"<":
+        return (
+            "a web page answered, no OTLP receiver",
+            "4318 is the usual port of OTLP over HTTP; Jaeger's pages are on 16686, Grafana's on 3000",
+        )
     if 200 <= status < 300:
         return None
     if 300 <= status < 400:
@@ -319,6 +324,11 @@ def _send_grpc(pipeline: Pipeline, request: Any) -> tuple[str, str] | None:
 def _not_taken(pipeline: Pipeline, answer: str) -> tuple[str, str]:
     if pipeline.signal == "traces":
         return f"no OTLP receiver is at this address ({answer})", "check host, port and path: usually port 4318"
+    if "/api/v1/otlp" not in pipeline.url and urlsplit(pipeline.url).port == 9090:
+        return (
+            f"Prometheus takes OTLP at another path ({answer})",
+            "add /api/v1/otlp to the endpoint, and start Prometheus with --web.enable-otlp-receiver",
+        )
     return (
         f"it takes no {pipeline.signal} ({answer}), as Jaeger and Tempo do not",
         f"say backend='jaeger' or 'tempo', and {pipeline.signal}_endpoint= for what takes {pipeline.signal}",

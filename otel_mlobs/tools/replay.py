@@ -21,7 +21,7 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsSer
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceResponse
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
-from otel_mlobs.settings.checks import check_header_name, redacted
+from otel_mlobs.settings.checks import check_header_name, hidden, redacted
 from otel_mlobs.telemetry.exporters import SIGNALS, decode_line
 
 if TYPE_CHECKING:
@@ -118,9 +118,10 @@ def replay(
         raise ValueError(f"timeout must be positive seconds, got {timeout!r}")
     wanted = _signals(signals)
     with Path(path).open("rb") as file, requests.Session() as session:
-        session.headers.update(_checked(headers or {}))
+        given = _checked(headers or {})
+        session.headers.update(given)
         session.headers["Content-Type"] = _MEDIA_TYPE
-        state = _Replay(session, base, timeout)
+        state = _Replay(session, base, timeout, lambda text: hidden(text, base, given))
         size = os.fstat(file.fileno()).st_size
         done = 0
         for number, line in enumerate(file, start=1):
@@ -189,8 +190,8 @@ class _Problems:
 
 
 class _Replay:
-    def __init__(self, session: requests.Session, base: str, timeout: float) -> None:
-        self._session, self._base, self._timeout = session, base, timeout
+    def __init__(self, session: requests.Session, base: str, timeout: float, hide: Callable[[str], str]) -> None:
+        self._session, self._base, self._timeout, self._hide = session, base, timeout, hide
         self._answered = False
         self._lines = 0
         self._line = 0
@@ -214,18 +215,22 @@ class _Replay:
         except requests.RequestException as error:
             self.stopped = _connection_problem(error, self._timeout)
             return
-        if response.ok and not response.is_redirect:
+        if response.ok and response.headers.get("content-type", "").startswith("text/html"):
+            self.stopped = "a web page answered, no OTLP receiver: 4318 is the usual port, Jaeger's pages are on 16686"
+        elif response.ok and not response.is_redirect:
             self._accepted(signal, request, response)
         elif response.status_code in _NOT_TAKEN:
-            self._skipped[signal] = _answer(response)
+            self._skipped[signal] = self._answer(response)
         elif response.is_redirect:
-            self.stopped = f"the endpoint answered with a redirect to {response.headers.get('Location', 'nowhere')}"
+            self.stopped = (
+                f"the endpoint answered with a redirect to {redacted(response.headers.get('Location', 'nowhere'))}"
+            )
         elif response.status_code in (401, 403):
-            self.stopped = f"the endpoint refused the credentials: {_answer(response)}"
+            self.stopped = f"the endpoint refused the credentials: {self._answer(response)}"
         elif response.status_code in _RETRYABLE:
-            self.stopped = f"the endpoint stayed unavailable: {_answer(response)}"
+            self.stopped = f"the endpoint stayed unavailable: {self._answer(response)}"
         else:
-            self._refused.add(number, _answer(response))
+            self._refused.add(number, self._answer(response))
 
     def result(self) -> ReplayResult:
         return ReplayResult(
@@ -239,6 +244,9 @@ class _Replay:
             stopped=self.stopped,
             stopped_line=None if self.stopped is None else self._line,
         )
+
+    def _answer(self, response: requests.Response) -> str:
+        return _answer(response, self._hide)
 
     def _post(self, url: str, body: bytes) -> requests.Response:
         attempt = 0
@@ -265,7 +273,9 @@ class _Replay:
         rejected, message = _partial_success(signal, response)
         self._sent[signal] += max(items - rejected, 0)
         if rejected:
-            self._refused.add(self._line, f"{rejected} of {items} items were rejected: {message or 'no reason given'}")
+            self._refused.add(
+                self._line, f"{rejected} of {items} items were rejected: {self._hide(message) or 'no reason given'}"
+            )
 
 
 def retry_wait(retry_after: str | None, attempt: int) -> float:
@@ -316,7 +326,7 @@ def _partial_success(signal: str, response: requests.Response) -> tuple[int, str
     return getattr(partial, rejected), partial.error_message
 
 
-def _answer(response: requests.Response) -> str:
+def _answer(response: requests.Response, hide: Callable[[str], str]) -> str:
     """The endpoint's answer in one line: status, reason and what it says itself."""
     kind = response.headers.get("Content-Type", "")
     said = ""
@@ -330,7 +340,7 @@ def _answer(response: requests.Response) -> str:
     elif "html" not in kind:
         said = " ".join(response.text.split())
     head = f"{response.status_code} {response.reason or ''}".strip()
-    return f"{head}: {said[:200]}" if said else head
+    return f"{hide(head)[:200]}: {hide(said)[:200]}" if said else hide(head)[:200]
 
 
 def _connection_problem(error: requests.RequestException, timeout: float) -> str:
