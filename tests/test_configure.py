@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ssl
 import sysconfig
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,11 @@ with mlobs.prediction(model="m", version="1"):
 """
 
 
+needs_logs = pytest.mark.skipif(
+    find_spec("opentelemetry.instrumentation.logging") is None, reason="logs=True needs the extra logs"
+)
+
+
 def serve(arguments: str, **env: str) -> Any:
     """Configure, run one operation and leave: what it recorded goes out at exit."""
     return run(SERVE.format(arguments=arguments), env=env)
@@ -30,7 +36,7 @@ def serve(arguments: str, **env: str) -> Any:
 @pytest.mark.parametrize(
     ("arguments", "signals", "said"),
     [
-        ('"s", logs=True, endpoint="{url}"', {"traces", "metrics", "logs"}, 0),
+        pytest.param('"s", logs=True, endpoint="{url}"', {"traces", "metrics", "logs"}, 0, marks=needs_logs),
         ('"s", backend="jaeger", endpoint="{url}"', {"traces"}, 1),
         ('"s", backend="tempo", endpoint="{url}", metrics_endpoint="{url}"', {"traces", "metrics"}, 0),
         ('"s", backend="prometheus", metrics_endpoint="{url}/api/v1/otlp"', {"metrics"}, 0),
@@ -142,6 +148,7 @@ def test_sampling_and_switches(arguments: str, env: dict[str, str], spans: int) 
         assert receiver.total("mlobs.operation.duration") == expected, "metrics count what is not sampled too"
 
 
+@needs_logs
 def test_grpc_takes_all_signals() -> None:
     """The same over gRPC, headers and compression included."""
     with GrpcReceiver() as receiver:

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
+import pytest
 from receiver import Receiver, attributes_of, run
+
+needs_logs = pytest.mark.skipif(
+    find_spec("opentelemetry.instrumentation.logging") is None, reason="logs=True needs the extra logs"
+)
 
 SCRIPT = """
 logging.basicConfig(format="%(levelname)s %(message)s trace=%(otelTraceID)s span=%(otelSpanID)s", level=logging.INFO)
@@ -15,6 +22,7 @@ logging.getLogger("app").debug("below the level")
 """
 
 
+@needs_logs
 def test_records_carry_the_ids_and_go_out_as_otlp() -> None:
     """A record inside an operation has its trace and span id, in the text that is printed and as an OTLP log."""
     with Receiver() as receiver:
@@ -30,6 +38,7 @@ def test_records_carry_the_ids_and_go_out_as_otlp() -> None:
         assert resource["service.name"] == "svc"
 
 
+@needs_logs
 def test_jaeger_gets_no_logs_and_the_ids_stay() -> None:
     """With a backend that takes no logs the ids are on the records, none is sent, and that is said once."""
     with Receiver() as receiver:
@@ -40,6 +49,7 @@ def test_jaeger_gets_no_logs_and_the_ids_stay() -> None:
         assert len(ran.lines("jaeger takes no metrics")) == 1
 
 
+@needs_logs
 def test_sending_logs_does_not_log_itself_for_ever() -> None:
     """At level DEBUG the HTTP client's own records do not become logs whose sending makes records."""
     script = """
@@ -84,6 +94,7 @@ def test_without_the_extra_the_message_has_the_command() -> None:
         assert receiver.span_names() == ["prediction m"]
 
 
+@needs_logs
 def test_our_warnings_stay_visible_without_a_logging_setup() -> None:
     """In a script that never set logging up, our warnings still reach stderr when logs go out as OTLP."""
     script = """

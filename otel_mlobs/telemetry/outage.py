@@ -195,6 +195,7 @@ _MARKS: tuple[tuple[str, str, _Kind], ...] = (
     ("NameResolutionError", "its host name is not known (DNS)", "connection"),
     ("Name or service not known", "its host name is not known (DNS)", "connection"),
     ("DNS resolution failed", "its host name is not known (DNS)", "connection"),
+    ("hostname lookup error", "its host name is not known (DNS)", "connection"),
     ("CERTIFICATE_VERIFY_FAILED", "its TLS certificate is not trusted", "connection"),
     ("WRONG_VERSION_NUMBER", "it does not speak TLS: http:// instead of https://?", "connection"),
     ("timed out", "no answer in time", "connection"),

@@ -348,7 +348,15 @@ def _tls(details: str) -> tuple[str, str]:
 
 def _no_connection(pipeline: Pipeline, details: str) -> tuple[str, str]:
     lowered = details.lower()
-    marks = ("nameresolution", "name or service", "dns resolution", "domain name", "nodename", "temporary failure")
+    marks = (
+        "nameresolution",
+        "name or service",
+        "dns resolution",
+        "domain name",
+        "nodename",
+        "lookup error",
+        "temporary failure",
+    )
     if any(mark in lowered for mark in marks):
         return "its host name is not known (DNS)", "check the name, and that this machine's network knows it"
     if "refused" in lowered:
