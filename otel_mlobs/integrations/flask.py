@@ -108,7 +108,7 @@ class _StreamWithin:
         try:
             return self._step()
         finally:
-            otel_context.detach(token)
+            self._leave(token)
 
     def close(self) -> None:
         if self._close is not None:
@@ -116,7 +116,12 @@ class _StreamWithin:
             try:
                 self._close()
             finally:
-                otel_context.detach(token)
+                self._leave(token)
+
+    def _leave(self, token: Any) -> None:
+        # Before Flask 3.1 a stream's last step tears the request down, which has restored the context before it.
+        if otel_context.get_current() is self._context:
+            otel_context.detach(token)
 
 
 def _end_of_request(error: BaseException | None) -> None:
