@@ -14,6 +14,8 @@ from otel_mlobs._version import __version__
 
 if TYPE_CHECKING:
     from otel_mlobs import testing as testing
+    from otel_mlobs.core.drift import DriftResult as DriftResult
+    from otel_mlobs.core.profile import Profile as Profile
     from otel_mlobs.errors import ConfigurationError as ConfigurationError
     from otel_mlobs.errors import MissingExtraError as MissingExtraError
     from otel_mlobs.integrations.registry import instrument as instrument
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     from otel_mlobs.telemetry.config import configure as configure
     from otel_mlobs.telemetry.config import force_flush as force_flush
     from otel_mlobs.telemetry.config import shutdown as shutdown
+    from otel_mlobs.telemetry.monitor import Monitor as Monitor
+    from otel_mlobs.telemetry.monitor import MonitorStatus as MonitorStatus
     from otel_mlobs.telemetry.operations import Operation as Operation
     from otel_mlobs.telemetry.operations import candidate_generation as candidate_generation
     from otel_mlobs.telemetry.operations import current_operation as current_operation
@@ -31,8 +35,12 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "ConfigurationError": "otel_mlobs.errors",
+    "DriftResult": "otel_mlobs.core.drift",
     "MissingExtraError": "otel_mlobs.errors",
+    "Monitor": "otel_mlobs.telemetry.monitor",
+    "MonitorStatus": "otel_mlobs.telemetry.monitor",
     "Operation": "otel_mlobs.telemetry.operations",
+    "Profile": "otel_mlobs.core.profile",
     "candidate_generation": "otel_mlobs.telemetry.operations",
     "configure": "otel_mlobs.telemetry.config",
     "current_operation": "otel_mlobs.telemetry.operations",
@@ -49,8 +57,12 @@ _HOMES = {
 
 __all__ = [
     "ConfigurationError",
+    "DriftResult",
     "MissingExtraError",
+    "Monitor",
+    "MonitorStatus",
     "Operation",
+    "Profile",
     "__version__",
     "candidate_generation",
     "configure",

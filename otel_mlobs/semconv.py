@@ -54,6 +54,30 @@ PREDICTION_MAX: Final = "mlobs.prediction.max"
 PREDICTION_STD: Final = "mlobs.prediction.std"
 PREDICTION_CLASS: Final = "mlobs.prediction.class"
 
+PREDICTION_CLASSES: Final = "mlobs.prediction.classes"
+PREDICTION_CLASS_COUNTS: Final = "mlobs.prediction.class_counts"
+PREDICTION_CONFIDENCE: Final = "mlobs.prediction.confidence"
+PREDICTION_ENTROPY: Final = "mlobs.prediction.entropy"
+PREDICTION_OUTPUT: Final = "mlobs.prediction.output"
+
+INPUT_MISSING: Final = "mlobs.input.missing"
+INPUT_OUT_OF_RANGE: Final = "mlobs.input.out_of_range"
+INPUT_UNSEEN: Final = "mlobs.input.unseen"
+
+PROFILE_ID: Final = "mlobs.profile.id"
+FEATURE_NAME: Final = "mlobs.feature.name"
+BIN: Final = "mlobs.bin"
+NORMAL_SCORE: Final = "mlobs.score"
+
+DRIFT_STATUS: Final = "mlobs.drift.status"
+DRIFT_PREVIOUS_STATUS: Final = "mlobs.drift.previous_status"
+DRIFT_SCORE: Final = "mlobs.drift.score"
+DRIFT_FEATURE: Final = "mlobs.drift.feature"
+DRIFT_FEATURES: Final = "mlobs.drift.features"
+DRIFT_METHOD: Final = "mlobs.drift.method"
+DRIFT_EVENT: Final = "mlobs.drift.changed"
+"""The event on the span that first carries a new drift status."""
+
 INTERNAL_COMPONENT: Final = "mlobs.internal.component"
 
 EXCEPTION_EVENT: Final = "exception"
@@ -64,7 +88,7 @@ EXCEPTION_MESSAGE: Final = "exception.message"
 CANCELLED: Final = "cancelled"
 """The ``error.type`` of an operation that was cancelled: it is kept apart from failures and pages nobody."""
 
-AttributeType = Literal["string", "int", "double", "boolean"]
+AttributeType = Literal["string", "int", "double", "boolean", "string[]", "int[]"]
 
 
 @dataclass(frozen=True)
@@ -78,6 +102,15 @@ class Attribute:
 
 
 @dataclass(frozen=True)
+class EventType:
+    """An event on a span: its name, when it is added, and its attributes."""
+
+    name: str
+    description: str
+    attributes: tuple[Attribute, ...]
+
+
+@dataclass(frozen=True)
 class SpanType:
     """A span the library emits: its operation name, what its name's second word is, and its own attributes."""
 
@@ -85,6 +118,7 @@ class SpanType:
     target: str
     description: str
     attributes: tuple[Attribute, ...]
+    events: tuple[EventType, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -92,7 +126,7 @@ class Metric:
     """A metric the library emits; ``attributes`` is the whole allow-list of its labels."""
 
     name: str
-    instrument: Literal["counter", "histogram"]
+    instrument: Literal["counter", "histogram", "gauge"]
     unit: str
     description: str
     attributes: tuple[Attribute, ...]
@@ -114,6 +148,30 @@ _VIEW = Attribute(FEATURE_VIEW_NAME, "string", "The feature view (table, group) 
 _STORE = Attribute(FEATURE_STORE_NAME, "string", "The feature store that was asked.", "redis")
 _SOURCE = Attribute(CANDIDATE_SOURCE, "string", "What generated the candidates.", "two_tower")
 _COMPONENT = Attribute(INTERNAL_COMPONENT, "string", "The part of the library that caught the error.", "outputs")
+_PROFILE = Attribute(
+    PROFILE_ID, "string", "The content id of the profile that the monitor compares with.", "3f9c2a71b04d"
+)
+_FEATURE = Attribute(FEATURE_NAME, "string", "The feature, as the profile names it.", "age")
+_OUTPUT = Attribute(
+    PREDICTION_OUTPUT, "string", "The output: `score`, `class`, `confidence`, `entropy` or `value`.", "score"
+)
+_BIN = Attribute(
+    BIN, "string", "The cell: `b00` … (values), `c00` … (categories), `missing`, `nonfinite` or `other`.", "b03"
+)
+_METHOD = Attribute(DRIFT_METHOD, "string", "How the distance is computed.", "psi")
+_STATUS = Attribute(DRIFT_STATUS, "string", "`ok`, `drift` or `insufficient_data`, as last computed.", "ok")
+
+DRIFT_CHANGED: Final = EventType(
+    DRIFT_EVENT,
+    "On the first span that carries a new drift status.",
+    (
+        _STATUS,
+        Attribute(DRIFT_PREVIOUS_STATUS, "string", "The status before.", "ok"),
+        Attribute(
+            DRIFT_FEATURES, "string[]", "The features that moved, the furthest first, at most 20.", "[age, income]"
+        ),
+    ),
+)
 
 SPANS: Final = (
     SpanType(
@@ -164,7 +222,38 @@ SPANS: Final = (
             Attribute(PREDICTION_MAX, "double", "The highest score of the call.", "0.83"),
             Attribute(PREDICTION_STD, "double", "Their population standard deviation.", "0.0"),
             Attribute(PREDICTION_CLASS, "string", "The class, where one row got one class.", "stays"),
+            Attribute(
+                PREDICTION_CLASSES,
+                "string[]",
+                "The classes of a batch, the most frequent first, at most 10.",
+                "[stays, leaves]",
+            ),
+            Attribute(PREDICTION_CLASS_COUNTS, "int[]", "How many rows got each of them.", "[412, 88]"),
+            Attribute(
+                PREDICTION_CONFIDENCE,
+                "double",
+                "The mean of the highest probability, where outputs are probability vectors.",
+                "0.74",
+            ),
+            Attribute(
+                PREDICTION_ENTROPY,
+                "double",
+                "The mean entropy of probability vectors, 0 (certain) to 1 (uniform).",
+                "0.41",
+            ),
+            Attribute(
+                INPUT_MISSING, "int", "Feature values missing in the call; with a monitor, where there are any.", "1"
+            ),
+            Attribute(INPUT_OUT_OF_RANGE, "int", "Numbers outside the reference's range, likewise.", "2"),
+            Attribute(
+                INPUT_UNSEEN, "int", "Categories without a cell in the profile, and values of a wrong type.", "1"
+            ),
+            _PROFILE,
+            _STATUS,
+            Attribute(DRIFT_SCORE, "double", "The PSI of the feature that moved furthest.", "0.31"),
+            Attribute(DRIFT_FEATURE, "string", "That feature.", "income"),
         ),
+        (DRIFT_CHANGED,),
     ),
 )
 
@@ -189,4 +278,86 @@ INTERNAL_ERRORS: Final = Metric(
     "Errors of this library that it caught before they reached the application.",
     (_COMPONENT,),
 )
-METRICS: Final = (OPERATION_DURATION, OPERATION_ERRORS, INTERNAL_ERRORS)
+_OF_FEATURE = (_MODEL, _VERSION, _PROFILE, _FEATURE)
+_OF_OUTPUT = (_MODEL, _VERSION, _PROFILE, _OUTPUT)
+FEATURE_OBSERVATIONS: Final = Metric(
+    "mlobs.feature.observations",
+    "counter",
+    "{observation}",
+    "Feature values per cell of the profile.",
+    (*_OF_FEATURE, _BIN),
+)
+FEATURE_REFERENCE: Final = Metric(
+    "mlobs.feature.reference", "gauge", "1", "The share of the reference's rows in each cell.", (*_OF_FEATURE, _BIN)
+)
+FEATURE_REFERENCE_SCORE: Final = Metric(
+    "mlobs.feature.reference_score",
+    "gauge",
+    "1",
+    "Normal scores of a numeric feature's cells, of mean 0 and variance 1 under the reference.",
+    (
+        *_OF_FEATURE,
+        _BIN,
+        Attribute(NORMAL_SCORE, "string", "`shift`, or `scale` (uncorrelated with shift).", "shift"),
+    ),
+)
+PREDICTION_OBSERVATIONS: Final = Metric(
+    "mlobs.prediction.observations",
+    "counter",
+    "{observation}",
+    "Predictions per cell of the profile.",
+    (*_OF_OUTPUT, _BIN),
+)
+PREDICTION_REFERENCE: Final = Metric(
+    "mlobs.prediction.reference",
+    "gauge",
+    "1",
+    "The share of the reference's predictions in each cell.",
+    (*_OF_OUTPUT, _BIN),
+)
+PROFILE_ROWS: Final = Metric(
+    "mlobs.profile.rows", "gauge", "{row}", "Rows of the reference.", (_MODEL, _VERSION, _PROFILE)
+)
+DRIFT_SCORES: Final = Metric(
+    DRIFT_SCORE,
+    "gauge",
+    "1",
+    "Distance of this process's window from the reference.",
+    (*_OF_FEATURE, _OUTPUT, _METHOD),
+)
+DRIFT_EVIDENCE: Final = Metric(
+    "mlobs.drift.evidence",
+    "gauge",
+    "1",
+    "Decimal logarithm of the always-on alarm's e-value.",
+    (*_OF_FEATURE, _OUTPUT),
+)
+DRIFT_STATUSES: Final = Metric(
+    DRIFT_STATUS,
+    "gauge",
+    "1",
+    "1 where the feature or output has drifted, 0 where not; no point while there is too little data.",
+    (*_OF_FEATURE, _OUTPUT),
+)
+SERIES_OMITTED: Final = Metric(
+    "mlobs.monitor.series.omitted",
+    "gauge",
+    "{series}",
+    "Series left out because of the monitor's max_series.",
+    (_MODEL, _VERSION, _PROFILE),
+)
+METRICS: Final = (
+    OPERATION_DURATION,
+    OPERATION_ERRORS,
+    INTERNAL_ERRORS,
+    FEATURE_OBSERVATIONS,
+    FEATURE_REFERENCE,
+    FEATURE_REFERENCE_SCORE,
+    PREDICTION_OBSERVATIONS,
+    PREDICTION_REFERENCE,
+    PROFILE_ROWS,
+    DRIFT_SCORES,
+    DRIFT_EVIDENCE,
+    DRIFT_STATUSES,
+    SERIES_OMITTED,
+)

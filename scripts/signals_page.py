@@ -63,7 +63,7 @@ def render() -> str:
 def prometheus_name(metric: semconv.Metric) -> str:
     """The metric's name in PromQL, where it came by OTLP: dots become underscores, units and kinds become suffixes."""
     name = metric.name.replace(".", "_")
-    unit = {"s": "_seconds"}.get(metric.unit, "")
+    unit = {"s": "_seconds"}.get(metric.unit, "_ratio" if (metric.instrument, metric.unit) == ("gauge", "1") else "")
     return name + unit + ("_total" if metric.instrument == "counter" else "")
 
 
@@ -71,6 +71,9 @@ def _spans() -> Iterable[str]:
     for span in semconv.SPANS:
         yield f"### `{span.operation}`\n\n{span.description} Its target is {span.target}.\n"
         yield _attributes(span.attributes)
+        for event in span.events:
+            yield f"Event `{event.name}`: {event.description[0].lower()}{event.description[1:]}\n"
+            yield _attributes(event.attributes)
 
 
 def _metrics() -> Iterable[str]:

@@ -170,7 +170,7 @@ def test_the_whole_span_of_any_other_operation(mlobs_telemetry: Telemetry) -> No
 def test_attributes_are_what_semconv_says(mlobs_telemetry: Telemetry) -> None:
     """Every mlobs attribute on a span is in semconv's table for that operation, with that type."""
     table = {span.operation: (*semconv.COMMON_ATTRIBUTES, *span.attributes) for span in semconv.SPANS}
-    types = {"string": str, "int": int, "double": float, "boolean": bool}
+    types = {"string": str, "int": int, "double": float, "boolean": bool, "string[]": tuple, "int[]": tuple}
     mlobs.feature_lookup(store="s", view="v")(lambda: {"a": 1})()
     mlobs.candidate_generation(source="s", k=1, model="m")(lambda: [0.5])()
     mlobs.ranking(model="m", version=1)(lambda items: [0.5])([1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import typing
 
@@ -38,8 +39,10 @@ def test_the_exceptions_names_are_opentelemetrys() -> None:
 
 def test_everything_is_described_with_an_example_of_its_type() -> None:
     """The documentation is made from these tables."""
-    types = {"string": str, "int": int, "double": float, "boolean": lambda text: {"true": True, "false": False}[text]}
+    types = {"string": str, "int": int, "double": float, "boolean": lambda text: {"true": True, "false": False}[text],
+             "string[]": str, "int[]": json.loads}  # fmt: skip
     attributes = [attribute for span in semconv.SPANS for attribute in span.attributes]
+    attributes += [attribute for span in semconv.SPANS for event in span.events for attribute in event.attributes]
     for attribute in (*attributes, *semconv.COMMON_ATTRIBUTES):
         assert attribute.type in typing.get_args(semconv.AttributeType)
         assert attribute.description.endswith(".")
@@ -54,6 +57,8 @@ def test_labels_are_bounded() -> None:
     allowed = {
         "mlobs.operation.name", "mlobs.model.name", "mlobs.model.version", "mlobs.feature_view.name",
         "mlobs.feature_store.name", "mlobs.candidate.source", "error.type", "mlobs.internal.component",
+        "mlobs.profile.id", "mlobs.feature.name", "mlobs.prediction.output", "mlobs.bin", "mlobs.score",
+        "mlobs.drift.method",
     }  # fmt: skip
     assert {attribute.key for metric in semconv.METRICS for attribute in metric.attributes} == allowed
     assert "error.type" not in {attribute.key for attribute in semconv.OPERATION_ERRORS.attributes}

@@ -14,6 +14,7 @@ from otel_mlobs.telemetry import readings
 
 if TYPE_CHECKING:
     from otel_mlobs.telemetry.durations import Recorder
+    from otel_mlobs.telemetry.monitor import Monitor
 
 AttributeValue = Union[str, bool, int, float, Sequence[str], Sequence[bool], Sequence[int], Sequence[float]]  # noqa: UP007 - evaluated at run time, also on 3.10
 Attributes = dict[str, AttributeValue]
@@ -31,6 +32,7 @@ class Definition:
         "generation",
         "metric_attributes",
         "model",
+        "monitor",
         "operation",
         "read_inputs",
         "read_outputs",
@@ -50,8 +52,10 @@ class Definition:
         requested: int | None = None,
         expected: tuple[type[BaseException], ...] = (),
         exception_messages: bool | None = None,
+        monitor: Monitor | None = None,
     ) -> None:
         self.operation = operation
+        self.monitor = monitor
         self.model = labels.get(semconv.MODEL_NAME)
         self.version = labels.get(semconv.MODEL_VERSION)
         self.span_name = f"{operation} {target}" if target else operation

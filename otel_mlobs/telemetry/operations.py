@@ -16,12 +16,13 @@ from otel_mlobs import semconv
 from otel_mlobs.telemetry import instruments
 from otel_mlobs.telemetry.kinds import AttributeValue, Definition, cached_definition
 from otel_mlobs.telemetry.readings import encodable, plain
-from otel_mlobs.telemetry.running import IDLE, Operation, current_operation, finish, start
+from otel_mlobs.telemetry.running import IDLE, Operation, current_operation, finish, idle_of, start
 from otel_mlobs.telemetry.wrapping import wrap
 
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from otel_mlobs.telemetry.monitor import Monitor
     from otel_mlobs.telemetry.wrapping import InputPicker, OutputPicker
 
 __all__ = [
@@ -45,7 +46,7 @@ class OperationSpec:
     generators. One instance may be entered from many threads and tasks at once, and again while it is entered.
     """
 
-    __slots__ = ("_attributes", "_definition_arguments", "_inputs", "_outputs", "_running", "_target")
+    __slots__ = ("_attributes", "_definition_arguments", "_inputs", "_monitor", "_outputs", "_running", "_target")
 
     def __init__(
         self,
@@ -59,6 +60,7 @@ class OperationSpec:
         expected: type[BaseException] | Sequence[type[BaseException]] = (),
         exception_messages: bool | None = None,
         requested: int | None = None,
+        monitor: Monitor | None = None,
     ) -> None:
         if exception_messages is not None and not isinstance(exception_messages, bool):
             raise TypeError(f"exception_messages must be true, false or None, got {exception_messages!r}")
@@ -74,6 +76,7 @@ class OperationSpec:
         self._inputs = _checked_inputs(inputs)
         self._outputs = _checked_callable("outputs", outputs)
         self._attributes = _checked_attributes(attributes)
+        self._monitor = monitor
         self._running: list[Operation] = []
 
     def __repr__(self) -> str:
@@ -92,7 +95,13 @@ class OperationSpec:
         while isinstance(named, functools.partial):
             named = named.func
         definition = self._definition(getattr(named, "__name__", type(named).__name__))
-        wrapped: F = wrap(function, definition, _input_picker(function, self._inputs), self._outputs)
+        picker = _input_picker(function, self._inputs)
+        if self._monitor is not None and picker is None:
+            raise ValueError(
+                f"say which parameter of {getattr(named, '__qualname__', repr(named))} holds the model's inputs, as "
+                f'inputs="X": the monitor counts them'
+            )
+        wrapped: F = wrap(function, definition, picker, self._outputs)
         return wrapped
 
     def __enter__(self) -> Operation:
@@ -103,9 +112,14 @@ class OperationSpec:
             )
         if not instruments.live():
             self._running.append(IDLE)  # so that its exit is not taken for another thread's
-            return IDLE
+            return IDLE if self._monitor is None else idle_of(self._definition(None))
         definition = self._definition(None)
-        started = start(definition, definition.span_attributes)
+        if self._monitor is None:
+            started = start(definition, definition.span_attributes)
+        else:
+            attributes = definition.span_attributes.copy()
+            self._monitor.add_drift(attributes)
+            started = start(definition, attributes)
         if started is None:
             started = IDLE
         self._running.append(started)
@@ -135,8 +149,19 @@ class OperationSpec:
         operation, labels, requested, expected, messages = self._definition_arguments
         # operation("rerank") over def rerank is called "rerank", not "rerank rerank"
         target = self._target or (function_name if function_name != operation else None)
+        if self._monitor is not None:
+            key = (
+                target,
+                *self._definition_arguments,
+                *((name, str(value)) for name, value in self._attributes.items()),
+            )
+            return self._monitor.definition(key, lambda: self._new_definition(target))
         if not self._attributes:
             return cached_definition(operation, target, labels, requested, expected, messages)
+        return self._new_definition(target)
+
+    def _new_definition(self, target: str | None) -> Definition:
+        operation, labels, requested, expected, messages = self._definition_arguments
         return Definition(
             operation,
             target,
@@ -145,6 +170,7 @@ class OperationSpec:
             requested=requested,
             expected=expected,
             exception_messages=messages,
+            monitor=self._monitor,
         )
 
 
@@ -273,6 +299,7 @@ def prediction(
     *,
     model: str | None = None,
     version: str | int | None = None,
+    monitor: Monitor | None = None,
     inputs: str | Callable[..., object] | None = None,
     outputs: Callable[[Any], object] | None = None,
     attributes: Mapping[str, AttributeValue] | None = None,
@@ -287,6 +314,8 @@ def prediction(function: F | None = None, /, **options: Any) -> Any:
         options: In detail:
 
             - ``model``, ``version``: as the model registry names them; the span is named after the model.
+            - ``monitor``: a :class:`otel_mlobs.Monitor` that counts inputs and outputs, sampled or not; ``model`` and
+              ``version`` are then its profile's. Spans carry its last drift state.
             - ``inputs``: the parameter that holds the inputs, as ``inputs="X"``, or a callable that gets the call's
               arguments and returns them. Left out, the only parameter beside ``self`` is meant.
             - ``outputs``: a callable that picks the outputs out of the result, as ``lambda r: r["scores"]``.
@@ -300,8 +329,20 @@ def prediction(function: F | None = None, /, **options: Any) -> Any:
 
     Raises:
         TypeError: an argument is of the wrong type.
-        ValueError: ``inputs`` names no parameter of the function; raised at decoration.
+        ValueError: ``inputs`` names no parameter of the function, or is left out where a monitor has several to choose
+            from; ``model`` or ``version`` contradict the monitor's profile. Raised at decoration.
     """
+    monitor = options.get("monitor")
+    if monitor is not None:
+        from otel_mlobs.telemetry.monitor import Monitor
+
+        if not isinstance(monitor, Monitor):
+            raise TypeError(f"monitor must be a Monitor, got {monitor!r}")
+        for name, known in (("model", monitor.profile.model), ("version", monitor.profile.version)):
+            given = options.get(name)
+            if given is not None and known is not None and str(given) != known:
+                raise ValueError(f"{name}={given!r} contradicts the monitor's profile, which says {known!r}")
+            options[name] = known if given is None else given
     return _apply(_of_model(semconv.PREDICTION, options), function)
 
 

@@ -8,6 +8,7 @@ longer than it must, and the child begins from zero with a reader of its own.
 
 from __future__ import annotations
 
+import inspect
 import os
 import threading
 from typing import TYPE_CHECKING, Any
@@ -15,10 +16,11 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry import context as otel_context
 from opentelemetry.context import create_key
 from opentelemetry.sdk._logs.export import LogRecordExporter, LogRecordExportResult
+from opentelemetry.sdk.metrics import ObservableCounter, ObservableGauge
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader, MetricExportResult
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
-from otel_mlobs.telemetry import guard, instruments
+from otel_mlobs.telemetry import collected, guard, instruments
 from otel_mlobs.telemetry.outage import reasons
 from otel_mlobs.telemetry.readers import durations_for, wants_delta, with_durations
 
@@ -165,11 +167,20 @@ class Logs(LogRecordExporter):
         return bool(self._exporter.get().force_flush(timeout_millis))
 
 
+_MOST_SERIES = 1_000_000
+"""Monitors bound their series themselves. From 1.45.2 on the SDK joins what is beyond 2,000 of one instrument."""
+_LIMITS: dict[str, Any] = (
+    {"cardinality_limits": {ObservableCounter: _MOST_SERIES, ObservableGauge: _MOST_SERIES}}
+    if "cardinality_limits" in inspect.signature(InMemoryMetricReader.__init__).parameters
+    else {}
+)
+
+
 class _Reader(InMemoryMetricReader):
     """Collects on request; a provider's ``force_flush`` reaches the pipeline through it."""
 
     def __init__(self, pipeline: MetricPipeline, temporality: Any, aggregation: Any) -> None:
-        super().__init__(preferred_temporality=temporality, preferred_aggregation=aggregation)
+        super().__init__(preferred_temporality=temporality, preferred_aggregation=aggregation, **_LIMITS)
         self._pipeline = pipeline
 
     def force_flush(self, timeout_millis: float = 10_000) -> bool:
@@ -209,6 +220,7 @@ class MetricPipeline:
         exemplars = os.environ.get("OTEL_METRICS_EXEMPLAR_FILTER", "trace_based").strip().lower()
         instruments.count_durations(durations_for(aggregation, exemplars), sdk=False)
         instruments.operation_errors.hold_until_collected(True)
+        collected.hold_until_collected(True)
         self._start_thread()
 
     def _start_thread(self) -> None:
@@ -230,6 +242,7 @@ class MetricPipeline:
             with self._collecting:
                 data = self._collect()
                 instruments.operation_errors.settle()
+                collected.settle()
             empty = data is None or not data.resource_metrics
             return empty or self.exporter.send(data, MetricExportResult.SUCCESS)
         except Exception as error:  # noqa: BLE001 - one collection is lost, the thread goes on
@@ -250,11 +263,12 @@ class MetricPipeline:
         """Send what is left, twice where errors waited for their zero, and stop the exporter."""
         self._stopped = True
         self._wake.set()
-        held = instruments.operation_errors.holding_back()
+        held = instruments.operation_errors.holding_back() or collected.holding_back()
         sent = self.send_now()
         if held:
             sent = self.send_now() and sent
         instruments.operation_errors.hold_until_collected(False)
+        collected.hold_until_collected(False)
         with self._sending:
             self._finished = True
         self.exporter.stop()

@@ -110,9 +110,11 @@ class Operation:
         Takes rows, batches, arrays, frames, tensors, lists and mappings, as :mod:`otel_mlobs.telemetry.readings`
         describes; what cannot be read leaves no attribute. The values themselves are never recorded.
         """
+        definition = self._definition
+        if definition.monitor is not None and self._context is not _EMPTY:
+            definition.monitor.observe(inputs, outputs)  # counts are kept of what is not sampled, too
         if not self._recording:
             return
-        definition = self._definition
         try:
             attributes: Attributes = {}
             if outputs is not None and definition.read_outputs is not None:
@@ -122,6 +124,8 @@ class Operation:
             if inputs is not None and definition.read_inputs is not None:
                 definition.read_inputs(definition, inputs, attributes)
             _set(self._span, attributes)
+            if definition.monitor is not None:
+                definition.monitor.describe(self._span, inputs)
         except Exception as error:  # noqa: BLE001 - an unreadable output is ours to report, not the caller's to catch
             guard.report("record", error)
 
@@ -130,15 +134,17 @@ def _batch_size_from_outputs(outputs: object, attributes: Attributes) -> None:
     attributes[semconv.BATCH_SIZE] = readings.count(outputs) or 1
 
 
-def _make_idle() -> Operation:
+def idle_of(definition: Definition) -> Operation:
+    """An operation that nobody listens to: it changes nothing, but its monitor still counts what it is told."""
     idle = Operation()
-    idle._definition = Definition("none", None, {})
+    idle._definition = definition
+    idle._context = otel_context.Context()
     idle._span = trace.INVALID_SPAN
     idle._recording = False
     return idle
 
 
-IDLE = _make_idle()
+IDLE = idle_of(Definition("none", None, {}))
 """Takes everything and does nothing: where no operation runs, or nobody listens."""
 
 

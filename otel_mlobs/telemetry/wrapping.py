@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Generator
 
     from otel_mlobs.telemetry.kinds import Attributes, Definition
+    from otel_mlobs.telemetry.monitor import Monitor
 
 InputPicker = Callable[[tuple[Any, ...], dict[str, Any]], object]
 OutputPicker = Callable[[Any], object]
@@ -30,16 +31,18 @@ def wrap(
     function: Any, definition: Definition, pick_inputs: InputPicker | None, pick_outputs: OutputPicker | None
 ) -> Any:
     """Wrap ``function``; what it is (sync, async, generator, async generator) it stays."""
-    begin = _beginning(definition, pick_inputs)
+    monitor = definition.monitor
+    begin = _beginning(definition, pick_inputs) if monitor is None else _observing(definition, pick_inputs, monitor)
     called = function if inspect.isroutine(function) else getattr(function, "__call__", function)  # noqa: B004
     if inspect.isasyncgenfunction(function) or inspect.isasyncgenfunction(called):
         return _wrap_async_generator(function, begin, definition)
     if inspect.isgeneratorfunction(function) or inspect.isgeneratorfunction(called):
         return _wrap_generator(function, begin, definition)
     write = _writing(definition, pick_inputs is not None, pick_outputs)
+    observe = None if monitor is None else _outputs_observer(monitor, pick_outputs)
     if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(called):
-        return _wrap_coroutine(function, begin, write)
-    return _wrap_function(function, begin, write)
+        return _wrap_coroutine(function, begin, write, observe)
+    return _wrap_function(function, begin, write, observe)
 
 
 Beginning = Callable[[tuple[Any, ...], dict[str, Any]], "Operation | None"]
@@ -71,6 +74,49 @@ def _beginning(definition: Definition, pick: InputPicker | None) -> Beginning:
     return begin_with_inputs
 
 
+def _observing(definition: Definition, pick: InputPicker | None, monitor: Monitor) -> Beginning:
+    """How a monitored call starts: its inputs are counted, whether anybody listens or not, before they can change."""
+    static = definition.span_attributes
+    read = definition.read_inputs
+    live = instruments.live
+
+    def begin(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Operation | None:
+        inputs = None
+        try:
+            if pick is not None:
+                inputs = pick(args, kwargs)
+        except Exception as error:  # noqa: BLE001 - a picker of the user's: the call goes on without its inputs
+            guard.report("inputs", error)
+        monitor.observe(inputs)
+        if not live():
+            return None
+        attributes = static.copy()
+        monitor.add_drift(attributes)
+        try:
+            if read is not None and pick is not None:
+                read(definition, inputs, attributes)
+        except Exception as error:  # noqa: BLE001 - the operation starts without what its inputs say
+            guard.report("inputs", error)
+        operation = start(definition, attributes)
+        if operation is not None and operation.recording:
+            monitor.describe(operation.span, inputs)
+        return operation
+
+    return begin
+
+
+def _outputs_observer(monitor: Monitor, pick: OutputPicker | None) -> Callable[[Any], None]:
+    """What counts the result of a monitored call, whether anybody listens or not."""
+
+    def observe(result: Any) -> None:
+        try:
+            monitor.observe(None, result if pick is None else pick(result))
+        except Exception as error:  # noqa: BLE001 - a picker of the user's: the result goes back to the caller
+            guard.report("outputs", error)
+
+    return observe
+
+
 def _writing(definition: Definition, has_inputs: bool, pick: OutputPicker | None) -> Writing | None:
     """What the result says of itself, as attributes."""
     read = definition.read_outputs
@@ -87,7 +133,12 @@ def _writing(definition: Definition, has_inputs: bool, pick: OutputPicker | None
     return write
 
 
-def _wrap_function(function: Any, begin: Beginning, write: Writing | None) -> Any:
+def _wrap_function(
+    function: Any, begin: Beginning, write: Writing | None, observe: Callable[[Any], None] | None
+) -> Any:
+    if observe is not None:
+        function = _observed(function, observe)
+
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
         operation = begin(args, kwargs)
@@ -104,7 +155,32 @@ def _wrap_function(function: Any, begin: Beginning, write: Writing | None) -> An
     return call
 
 
-def _wrap_coroutine(function: Any, begin: Beginning, write: Writing | None) -> Any:
+def _observed(function: Any, observe: Callable[[Any], None]) -> Any:
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        result = function(*args, **kwargs)
+        observe(result)
+        return result
+
+    return call
+
+
+def _observed_coroutine(function: Any, observe: Callable[[Any], None]) -> Any:
+    @functools.wraps(function)
+    async def call(*args: Any, **kwargs: Any) -> Any:
+        result = await function(*args, **kwargs)
+        observe(result)
+        return result
+
+    return call
+
+
+def _wrap_coroutine(
+    function: Any, begin: Beginning, write: Writing | None, observe: Callable[[Any], None] | None
+) -> Any:
+    if observe is not None:
+        function = _observed_coroutine(function, observe)
+
     @functools.wraps(function)
     async def call(*args: Any, **kwargs: Any) -> Any:
         operation = begin(args, kwargs)

@@ -1,0 +1,1 @@
+"""Numbers: profiles, bins, distances, evidence. NumPy and the standard library; no OpenTelemetry, clock or globals."""

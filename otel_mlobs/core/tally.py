@@ -1,0 +1,328 @@
+"""Counting without waiting: rows queue as packed bytes, batches as counts, and whoever has time folds them together.
+
+Recording appends to a queue, which is atomic, and takes no lock: threads do not contend, and a signal handler, a
+finaliser or a forked child may record while the thread beneath it folds.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections import deque
+from itertools import repeat
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from otel_mlobs.core.binning import SPECIALS, MatrixCounter, as_number, is_missing
+from otel_mlobs.core.rows import Columns, OutputReader, RowReader, ShapeError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+    from otel_mlobs.core.profile import Column, Profile
+
+    Counts = NDArray[np.int64]
+    Floats = NDArray[np.float64]
+
+_QUEUED_BYTES = 131_072
+_BYTES_PER_ROW = 33
+"""What Python adds to the content of a bytes object."""
+_FLOAT64 = np.dtype(np.float64)
+_INSPECTED = 1_000_000
+"""Of larger batches the span does not say what is odd about them: the window's counts do."""
+_SMALL_BATCH = 16
+"""Up to this many rows, packing them one by one costs less than counting them as a batch."""
+
+
+class Tally:
+    """Rows and predictions on their way into a table of counts (features, then outputs; cells)."""
+
+    def __init__(self, profile: Profile, *, once_per_request: bool = False) -> None:
+        """With ``once_per_request`` a feature that is constant over a batch is counted once."""
+        self.profile = profile
+        self.rows = RowReader(profile.features)
+        outputs = profile.outputs
+        self.outputs = OutputReader(outputs.kind, outputs.columns, outputs.classes) if outputs else None
+        self.counter = MatrixCounter([column.bins for column in profile.columns])
+        self.once_per_request = once_per_request
+        self.refused_rows = 0
+        self.refusals: deque[str] = deque(maxlen=1)
+        self.queued: deque[bytes] = deque()
+        self.longest_queue = max(16, _QUEUED_BYTES // (8 * max(self.rows.size, 1) + _BYTES_PER_ROW))
+        self._queued_outputs: deque[bytes] = deque()
+        self._tables: deque[Counts] = deque()
+        self._odd: deque[int] = deque()
+        self._shape = (self.rows.size,)
+        self._numeric = self.rows.numeric
+        self._get = self.rows.get
+        self._pack = self.rows.pack
+        self._limits = [_limits(column) for column in profile.features]
+        self._refused: deque[int] = deque()
+        self.odd_values = np.zeros(len(profile.columns), np.int64)
+
+    @property
+    def full(self) -> bool:
+        """Whether enough is queued to be worth a fold."""
+        longest = self.longest_queue
+        return len(self.queued) >= longest or len(self._queued_outputs) >= longest or len(self._tables) >= _SMALL_BATCH
+
+    def add_inputs(self, inputs: Any) -> None:
+        """Count one row or a batch. What does not have the profile's shape is counted as refused."""
+        kind = type(inputs)
+        if self._numeric:  # the two shapes that services send most, without a detour
+            if kind is np.ndarray:
+                if inputs.shape == self._shape and inputs.dtype is _FLOAT64:
+                    self.queued.append(inputs.tobytes())
+                    return
+            elif kind is dict and len(inputs) == self._shape[0]:
+                try:
+                    self.queued.append(self._pack(*self._get(inputs)))
+                    return
+                except Exception:  # noqa: BLE001, S110 - a key or a value is not as usual: see below
+                    pass
+        try:
+            read = self.rows.read(inputs)
+            if isinstance(read, tuple):
+                self.add_row(read)
+            elif isinstance(read, np.ndarray):
+                self._add_matrix(read)
+            elif isinstance(read, Columns):
+                self._add_columns(read)
+            else:
+                self._add_rows(read)
+        except ShapeError as error:
+            self._refuse(error, 1)
+
+    def add_row(self, values: tuple[Any, ...]) -> None:
+        """Count one row's values, in the profile's order."""
+        odd: list[int] = []
+        self.queued.append(self.rows.encode(values, odd))
+        if odd:
+            self._odd.extend(odd)
+
+    def _refuse(self, error: ShapeError, rows: int) -> None:
+        self._refused.append(rows)
+        self.refusals.append(str(error))
+
+    def _add_matrix(self, matrix: NDArray[Any]) -> None:
+        if len(matrix) <= _SMALL_BATCH and not self.once_per_request:
+            if matrix.dtype == np.float64 and self.rows.numeric:
+                self.queued.extend(map(bytes, np.ascontiguousarray(matrix)))
+            else:
+                for row in matrix.tolist():
+                    self.add_row(tuple(row))
+            return
+        table = self.counter.table()
+        if self.once_per_request:
+            same = (matrix == matrix[0]) | ((matrix != matrix) & (matrix[0] != matrix[0]))  # noqa: PLR0124
+            constant = same.all(axis=0)
+            fixed, varying = np.flatnonzero(constant).tolist(), np.flatnonzero(~constant).tolist()
+            self.counter.count(matrix[:1, fixed], table, fixed)
+            self.counter.count(matrix[:, varying], table, varying)
+        else:
+            self.counter.count(matrix, table, range(self.rows.size))
+        self._tables.append(table)
+
+    def _add_columns(self, columns: Columns) -> None:
+        rows = columns.rows
+        if any(column is not None and len(column) != rows for column in columns):
+            raise ShapeError("the columns of a batch differ in length")
+        table = self.counter.table()
+        for index, column in enumerate(columns):
+            values = repeat(None, rows) if column is None else column
+            if self.once_per_request and column is not None:
+                values = _once_if_constant(column)
+            counts, odd = self.counter.columns[index].count(values)
+            self.counter.add(table, index, counts)
+            if odd:
+                self._odd.extend([index] * odd)
+        self._tables.append(table)
+
+    def _add_rows(self, rows: list[Any]) -> None:
+        read = []
+        for row in rows:
+            try:
+                values = self.rows.read(row)
+                if not isinstance(values, tuple):
+                    raise ShapeError(f"a row of type {type(row).__name__} that holds rows itself")
+                if len(values) != self.rows.size:
+                    raise ShapeError(f"a row of {len(values)} values, where the profile has {self.rows.size} features")
+                read.append(values)
+            except ShapeError as error:
+                self._refuse(error, 1)
+        if self.once_per_request and len(read) > 1:
+            self._add_columns(Columns(list(column) for column in zip(*read, strict=True)))
+            return
+        for values in read:
+            self.add_row(values)
+
+    def add_outputs(self, outputs: Any) -> None:
+        """Count one prediction or a batch of them."""
+        reader = self.outputs
+        if reader is None or outputs is None:
+            return
+        odd: list[int] = []
+        try:
+            encoded = reader.encode(outputs, odd)
+        except ShapeError as error:
+            self._refuse(error, 1)
+            return
+        if odd:
+            self._odd.extend([self.rows.size] * len(odd))
+        if isinstance(encoded, bytes):
+            self._queued_outputs.append(encoded)
+        elif len(encoded) <= _SMALL_BATCH:
+            self._queued_outputs.extend(map(bytes, np.ascontiguousarray(encoded, dtype=np.float64)))
+        else:
+            table = self.counter.table()
+            self._count_outputs(encoded, table)
+            self._tables.append(table)
+
+    def inspect(self, inputs: Any) -> tuple[int, int, int]:
+        """How many values of ``inputs`` are missing, outside the reference's range, and unseen or of a wrong type."""
+        try:
+            read = self.rows.read(inputs)
+        except ShapeError:
+            return 0, 0, 0
+        if isinstance(read, tuple):
+            return self._inspect_row(read)
+        if isinstance(read, np.ndarray):
+            return self._inspect_matrix(read)
+        rows: Any = read
+        missing = outside = unseen = 0
+        if isinstance(read, Columns):
+            if len(read) * read.rows > _INSPECTED:
+                return 0, 0, 0
+            rows = zip(*(repeat(None, read.rows) if column is None else column for column in read), strict=False)
+        for row in rows:
+            values = row
+            if not isinstance(row, tuple):
+                try:
+                    values = self.rows.read(row)
+                except ShapeError:
+                    continue
+            if isinstance(values, tuple):
+                found = self._inspect_row(values)
+                missing, outside, unseen = missing + found[0], outside + found[1], unseen + found[2]
+        return missing, outside, unseen
+
+    def _inspect_row(self, values: tuple[Any, ...]) -> tuple[int, int, int]:
+        missing = outside = unseen = 0
+        for value, (low, high, codes) in zip(values, self._limits, strict=False):
+            try:
+                if (low <= value <= high) if codes is None else (value in codes):
+                    continue
+            except (TypeError, ValueError):
+                pass
+            if is_missing(value):
+                missing += 1
+            elif codes is None and (number := as_number(value)) is not None and math.isfinite(number):
+                outside += not low <= number <= high
+            else:
+                unseen += 1
+        return missing, outside, unseen
+
+    def _inspect_matrix(self, matrix: NDArray[Any]) -> tuple[int, int, int]:
+        if matrix.size > _INSPECTED:
+            return 0, 0, 0
+        if not self._numeric:
+            found = [self._inspect_row(tuple(row)) for row in matrix.tolist()]
+            return tuple(map(sum, zip(*found, strict=True))) if found else (0, 0, 0)  # type: ignore[return-value]
+        lows, highs = np.array([one[:2] for one in self._limits]).T
+        with np.errstate(invalid="ignore"):
+            inside = np.count_nonzero((matrix >= lows) & (matrix <= highs))
+            if inside == matrix.size:
+                return 0, 0, 0
+            missing = int(np.count_nonzero(matrix != matrix))  # noqa: PLR0124 - NaN is what differs from itself
+            infinite = int(np.count_nonzero(np.isinf(matrix)))
+        return missing, int(matrix.size - inside - missing - infinite), infinite
+
+    def fold(self) -> Counts | None:
+        """The counts of all that came since the last fold, or None for nothing. One thread at a time."""
+        table: Counts | None = None
+        rows = _taken(self.queued)
+        outputs = _taken(self._queued_outputs)
+        tables = _taken(self._tables)
+        if rows or outputs or tables:
+            table = self.counter.table()
+            for one in tables:
+                table += one
+            if rows:
+                self._count_encoded(np.frombuffer(b"".join(rows)).reshape(len(rows), -1), table)
+            if outputs and self.outputs is not None:
+                matrix = np.frombuffer(b"".join(outputs)).reshape(len(outputs), -1)
+                self._count_outputs(matrix, table)
+        for index in _taken(self._odd):
+            self.odd_values[index] += 1
+        self.refused_rows += sum(_taken(self._refused))
+        return table
+
+    def _count_encoded(self, matrix: Floats, table: Counts) -> None:
+        bins = self.rows.bins
+        if self.rows.numeric:
+            self.counter.count(matrix, table, range(len(bins)))
+            return
+        numeric = [index for index, one in enumerate(bins) if one.kind == "numeric"]
+        self.counter.count(matrix[:, numeric], table, numeric)
+        for index, one in enumerate(bins):
+            if one.kind != "numeric":
+                self.counter.add(table, index, count_indexes(matrix[:, index], one.values))
+
+    def _count_outputs(self, matrix: Floats, table: Counts) -> None:
+        if self.outputs is None:
+            return
+        columns = self.outputs.columns(matrix)
+        for position, bins in enumerate(self.outputs.bins):
+            index = self.rows.size + position
+            if bins.kind == "numeric":
+                self.counter.count(columns[:, position : position + 1], table, [index])
+            else:
+                self.counter.add(table, index, count_indexes(columns[:, position], bins.values))
+
+    def clear(self) -> None:
+        """Forget what is queued, and begin again: a forked child's first act."""
+        self.queued = deque()
+        self._queued_outputs = deque()
+        self._tables = deque()
+        self._odd = deque()
+        self._refused = deque()
+        self.odd_values[...] = 0
+        self.refused_rows = 0
+        self.rows.unknown.clear()
+
+
+def count_indexes(indexes: Floats, values: int) -> Counts:
+    """Counts of cell indexes: NaN is missing, infinity other."""
+    with np.errstate(invalid="ignore"):
+        cells = np.where(np.isnan(indexes), values, np.where(np.isinf(indexes), values + 1, indexes))
+    return np.bincount(cells.astype(np.intp), minlength=values + SPECIALS).astype(np.int64)
+
+
+def _limits(column: Column) -> tuple[float, float, Mapping[object, int] | None]:
+    """The reference's range and, for categories, their codes."""
+    if column.bins.kind != "numeric":
+        return -math.inf, math.inf, column.bins.codes
+    low = -math.inf if column.minimum is None else column.minimum
+    high = math.inf if column.maximum is None else column.maximum
+    # finite even where the reference had no number, so that an infinity is never inside
+    return max(low, -sys.float_info.max), min(high, sys.float_info.max), None
+
+
+def _taken(queue: deque[Any]) -> list[Any]:
+    """What the queue holds now, taken out of it: others may append meanwhile."""
+    take = queue.popleft
+    return [take() for _ in range(len(queue))]
+
+
+def _once_if_constant(column: Any) -> Any:
+    """One value where all are equal, all where not."""
+    first = column[0] if len(column) else None
+    try:
+        if all(value == first or (value != value and first != first) for value in column):  # noqa: PLR0124
+            return [first]
+    except (TypeError, ValueError):  # values that cannot be compared are counted one by one
+        pass
+    return column

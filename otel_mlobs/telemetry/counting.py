@@ -1,0 +1,163 @@
+"""What one monitor has counted: the queue, the window, the alarm, and the last answer; no OpenTelemetry in it.
+
+It outlives its monitor for as long as its final counts have to be sent.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+from otel_mlobs.core.alarm import Alarm, DesignEffect
+from otel_mlobs.core.drift import Reference, assess, results
+from otel_mlobs.core.tally import Tally
+from otel_mlobs.core.window import Window
+
+if TYPE_CHECKING:
+    from otel_mlobs.core.drift import DriftResult
+    from otel_mlobs.core.profile import Profile
+    from otel_mlobs.core.window import Counts
+
+_BLOCK_AT = 16
+"""How many full queues may wait before an observing thread waits for its turn to fold: the bound of the memory."""
+
+
+class Counting:
+    """Counts against a profile in panes of ``pane`` seconds; the caller says what time it is."""
+
+    def __init__(
+        self,
+        profile: Profile,
+        *,
+        panes: int,
+        pane: float,
+        once_per_request: bool,
+        tolerance: float,
+        significance: float,
+        panes_per_alarm: float,
+        min_rows: float,
+    ) -> None:
+        self.reference = Reference(profile.columns)
+        self.tally = Tally(profile, once_per_request=once_per_request)
+        self.pane = pane
+        self.due: float | None = None
+        self._panes = panes
+        self._limits = {"tolerance": tolerance, "significance": significance, "min_rows": min_rows}
+        self._panes_per_alarm = panes_per_alarm
+        self.lock = threading.RLock()
+        self._folding = False
+        self._start()
+
+    def _start(self) -> None:
+        reference = self.reference
+        self._window = Window(reference.counts.shape, self._panes)
+        self._alarm = Alarm(reference.counts, reference.real, reference.ordered, panes_per_alarm=self._panes_per_alarm)
+        self._effect = DesignEffect(reference.counts, reference.real, reference.ordered)
+        self._worth = self._effect.value
+        self._e = self._worth * 0.0
+        self._flagged = self._e > 1.0
+        self._since: list[float | None] = [None] * len(reference.columns)
+        self._totals = self.tally.counter.table()
+        self._results: tuple[DriftResult, ...] | None = None
+        self.due = None
+
+    def start_afresh(self) -> None:
+        """Begin again from zero with a lock that nobody holds: in a forked child."""
+        self.lock = threading.RLock()
+        self._folding = False
+        self.tally.clear()
+        self._start()
+
+    def fold_if_full(self) -> None:
+        """Count what is queued where it is much; wait for another thread's fold only where it is far too much."""
+        tally = self.tally
+        if not tally.full:
+            return
+        wait = len(tally.queued) > _BLOCK_AT * tally.longest_queue
+        if self.lock.acquire(blocking=wait):
+            try:
+                self._fold()
+            finally:
+                self.lock.release()
+
+    def _fold(self) -> None:
+        if self._folding:  # a signal handler or finaliser of the thread that folds
+            return
+        self._folding = True
+        try:
+            table = self.tally.fold()
+            if table is not None:
+                self._window.add(table)
+                self._totals += table
+        finally:
+            self._folding = False
+
+    def totals(self) -> Counts:
+        """All counts since the beginning."""
+        with self.lock:
+            self._fold()
+            totals: Counts = self._totals.copy()
+            return totals
+
+    def advance(self, now: float) -> bool:
+        """End the panes that are over at ``now``; true where any was."""
+        with self.lock:
+            if self.due is None:
+                self.due = now + self.pane
+                return False
+            if now < self.due:
+                if now < self.due - 2 * self.pane:  # the clock was set back
+                    self.due = now + self.pane
+                return False
+            self._fold()
+            ended = self.due
+            self._end_pane(ended)
+            missed = int((now - self.due) / self.pane)
+            if missed:
+                self._window.skip(missed)
+            self.due += (missed + 1) * self.pane
+            self._results = self._assess()
+            return True
+
+    def _end_pane(self, ended: float) -> None:
+        counts = self._window.rotate()
+        if not counts.any():  # nothing came: no evidence of anything, and no chance of a false alarm used up
+            return
+        self._e = self._alarm.update(counts, self._effect.update(counts))
+        self._worth = self._effect.value
+        self._flagged = self._alarm.flagged(self._e)
+        began = self._alarm.evidence_panes()
+        for index in range(len(self._since)):
+            if self._flagged[index] and self._since[index] is None:
+                self._since[index] = ended - float(began[index]) * self.pane
+
+    def _assess(self) -> tuple[DriftResult, ...]:
+        found = assess(self.reference, self._window.total, self._worth, **self._limits)
+        drifted = found.drifted | self._flagged
+        for index in range(len(self._since)):
+            if not drifted[index]:
+                self._since[index] = None
+            elif self._since[index] is None and self.due is not None:
+                self._since[index] = self.due - self.pane
+        made = results(
+            self.reference,
+            found,
+            alarm=self._flagged,
+            evidence=self._e,
+            design_effect=self._worth,
+            since=self._since,
+            invalid=self.tally.odd_values,
+        )
+        return tuple(made)
+
+    def results(self) -> tuple[DriftResult, ...] | None:
+        """One record per column, as of the last pane that ended; None before the first."""
+        return self._results
+
+    def now(self) -> tuple[tuple[DriftResult, ...], int]:
+        """One record per column as of this moment, and how many rows are in the window."""
+        with self.lock:
+            self._fold()
+            made = self._assess()
+            counts = self._window.total
+            return made, int(counts.sum(axis=1).max()) if counts.size else 0

@@ -1,0 +1,190 @@
+"""The series of one model, version and profile: what its monitors in this process count, as labels and values."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+from otel_mlobs import semconv
+from otel_mlobs.telemetry import collected
+from otel_mlobs.telemetry.readings import encodable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from otel_mlobs.core.drift import DriftResult, Reference
+    from otel_mlobs.core.profile import Profile
+    from otel_mlobs.telemetry.counting import Counting
+
+    Labels = dict[str, str]
+
+_FAREWELLS = 3
+"""Collections after the last monitor ended in which its final counts are still sent."""
+
+_lock = threading.RLock()
+_known: dict[tuple[str, str | None, str], ModelSeries] = {}
+
+
+class ModelSeries:
+    """The monitors of one model, version and profile, collected as one; a :class:`~collected.Group`."""
+
+    def __init__(self, profile: Profile, reference: Reference, methods: Sequence[str], max_series: int) -> None:
+        self._key = (profile.model, profile.version, profile.id)
+        self._model: Labels = {semconv.MODEL_NAME: encodable(profile.model), semconv.PROFILE_ID: profile.id}
+        if profile.version is not None:
+            self._model[semconv.MODEL_VERSION] = encodable(profile.version)
+        self._reference = reference
+        self._methods = tuple(methods)
+        self._rows = profile.rows
+        self._live: tuple[Counting, ...] = ()
+        self._ended = reference.counts.astype("int64") * 0
+        self._farewells = 0
+        features = len(profile.features)
+        shift, scale = reference.normal_scores()
+        names: list[Labels] = []
+        for index, column in enumerate(reference.columns):
+            key = semconv.FEATURE_NAME if index < features else semconv.PREDICTION_OUTPUT
+            names.append({**self._model, key: encodable(column.name)})
+        # Predictions matter most: where not all fit, they come first, then features in the profile's order.
+        order = [*range(features, len(names)), *range(features)]
+        kept, self.omitted = self._kept(order, max_series)
+        self._features = [index for index in range(features) if index in kept]
+        self._outputs = [index for index in range(features, len(names)) if index in kept]
+        self._names = names
+        self._cells: dict[int, list[tuple[int, Labels]]] = {}
+        self._scores: dict[int, list[tuple[float, Labels]]] = {}
+        for index in sorted(kept):
+            bins = reference.columns[index].bins
+            positions = [*range(bins.values), -2, -1]
+            self._cells[index] = [
+                (position, {**names[index], semconv.BIN: cell})
+                for position, cell in zip(positions, bins.cells, strict=True)
+            ]
+            self._scores[index] = [
+                (float(scores[index, position]), {**labels, semconv.NORMAL_SCORE: kind})
+                for kind, scores in (("shift", shift), ("scale", scale))
+                for position, labels in self._cells[index][:-2]
+                if bins.ordered and index < features
+            ]
+
+    def _kept(self, order: Sequence[int], max_series: int) -> tuple[set[int], int]:
+        """Which columns have series, and how many series are left out."""
+        kept: set[int] = set()
+        room, omitted = max_series - 2, 0
+        for index in order:
+            bins = self._reference.columns[index].bins
+            needed = 2 * len(bins.cells) + (2 * bins.values if bins.ordered else 0) + len(self._methods) + 2
+            if needed <= room and not omitted:
+                room -= needed
+                kept.add(index)
+            else:
+                omitted += needed
+        return kept, omitted
+
+    def add(self, counting: Counting) -> None:
+        """Collect what ``counting`` counts from now on."""
+        with _lock:
+            self._live = (*self._live, counting)
+            self._farewells = 0
+
+    def retire(self, counting: Counting) -> None:
+        """Keep what ``counting`` has counted, and collect it no more."""
+        with _lock:
+            if not any(one is counting for one in self._live):
+                return
+            self._ended = self._ended + counting.totals()
+            self._live = tuple(one for one in self._live if one is not counting)
+
+    def start_afresh(self) -> None:
+        """Forget what ended monitors counted: in a forked child it is the parent's to send."""
+        self._ended[...] = 0
+
+    def points(self, metric: semconv.Metric, *, zero: bool) -> Iterator[tuple[float, Labels]]:
+        """The values and labels of ``metric``; with ``zero`` a counter's series at 0."""
+        if metric is semconv.FEATURE_OBSERVATIONS:
+            self._say_farewell()
+            yield from self._counts(self._features, zero=zero)
+        elif metric is semconv.PREDICTION_OBSERVATIONS:
+            yield from self._counts(self._outputs, zero=zero)
+        elif metric is semconv.FEATURE_REFERENCE:
+            yield from self._shares(self._features)
+        elif metric is semconv.PREDICTION_REFERENCE:
+            yield from self._shares(self._outputs)
+        elif metric is semconv.FEATURE_REFERENCE_SCORE:
+            for index in self._features:
+                yield from self._scores[index]
+        elif metric is semconv.PROFILE_ROWS:
+            yield self._rows, self._model
+        elif metric is semconv.SERIES_OMITTED:
+            yield self.omitted, self._model
+        else:
+            yield from self._drift(metric)
+
+    def _say_farewell(self) -> None:
+        if self._live:
+            return
+        self._farewells += 1
+        if self._farewells > _FAREWELLS:
+            with _lock:
+                collected.leave(self)
+                _known.pop(self._key, None)
+
+    def _counts(self, columns: Sequence[int], *, zero: bool) -> Iterator[tuple[float, Labels]]:
+        with _lock:
+            counts = self._ended if zero else sum((one.totals() for one in self._live), self._ended)
+        for index in columns:
+            row = counts[index].tolist()
+            for position, labels in self._cells[index]:
+                yield 0 if zero else row[position], labels
+
+    def _shares(self, columns: Sequence[int]) -> Iterator[tuple[float, Labels]]:
+        for index in columns:
+            row = self._reference.shares[index].tolist()
+            for position, labels in self._cells[index]:
+                yield row[position], labels
+
+    def _drift(self, metric: semconv.Metric) -> Iterator[tuple[float, Labels]]:
+        """The figures of the monitor whose window shows most, where a process has several of one profile."""
+        for index in (*self._features, *self._outputs):
+            found = [results[index] for one in self._live if (results := one.results())]
+            if not found:
+                continue
+            for value, labels in self._figures(metric, found):
+                yield value, {**self._names[index], **labels}
+
+    def _figures(self, metric: semconv.Metric, found: Sequence[DriftResult]) -> Iterator[tuple[float, Labels]]:
+        if metric is semconv.DRIFT_STATUSES:
+            known = [one.status == "drift" for one in found if one.status != "insufficient_data"]
+            if known:
+                yield int(any(known)), {}
+        elif metric is semconv.DRIFT_EVIDENCE:
+            yield max(max(one.evidence, -99.0) for one in found), {}
+        else:
+            for method in self._methods:
+                values = [_figure(one, method) for one in found]
+                there = [value for value in values if value is not None and value == value]  # noqa: PLR0124
+                if there:
+                    yield max(there), {semconv.DRIFT_METHOD: method}
+
+
+def _figure(result: DriftResult, method: str) -> float | None:
+    return result.psi_adjusted if method == "psi_adjusted" else result.distances.get(method)
+
+
+def series_of(profile: Profile, reference: Reference, methods: Sequence[str], max_series: int) -> ModelSeries:
+    """The series of ``profile`` in this process, made when first asked for; the first monitor's limits hold."""
+    key = (profile.model, profile.version, profile.id)
+    with _lock:
+        found = _known.get(key)
+        if found is None:
+            found = _known[key] = ModelSeries(profile, reference, methods, max_series)
+        collected.join(found)
+    return found
+
+
+def after_fork_in_child() -> None:
+    """Start every series again from zero, with a lock that nobody holds."""
+    global _lock  # noqa: PLW0603 - the inherited one may be held by a thread that is not here
+    _lock = threading.RLock()
+    for found in _known.values():
+        found.start_afresh()
