@@ -10,7 +10,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Union
 
 from otel_mlobs import semconv
-from otel_mlobs.telemetry import readings
+from otel_mlobs.telemetry import distributions, readings
 
 if TYPE_CHECKING:
     from otel_mlobs.telemetry.durations import Recorder
@@ -150,6 +150,18 @@ def _prediction_outputs(_definition: Definition, value: object, attributes: Attr
         attributes[semconv.PREDICTION_MEAN] = said.mean
         attributes[semconv.PREDICTION_MAX] = said.maximum
         attributes[semconv.PREDICTION_STD] = said.std
+    else:
+        _distribution(value, attributes)
+
+
+def _distribution(value: object, attributes: Attributes) -> None:
+    counted = distributions.class_counts(value)
+    if counted is not None:
+        attributes[semconv.PREDICTION_CLASSES], attributes[semconv.PREDICTION_CLASS_COUNTS] = counted
+        return
+    summary = distributions.vectors(value)
+    if summary is not None:
+        attributes[semconv.PREDICTION_CONFIDENCE], attributes[semconv.PREDICTION_ENTROPY] = summary
 
 
 _READINGS: dict[str, tuple[Reading | None, Reading | None]] = {

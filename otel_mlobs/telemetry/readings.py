@@ -100,7 +100,7 @@ def predictions(value: object) -> Summary | str | None:
     Shape (n, 2) means P(positive) in the second column. Wider probability matrices have no single score.
     """
     if isinstance(value, (str, bool)):
-        return _class(value)
+        return class_name(value)
     if isinstance(value, (int, float)):
         number = float(value)
         return Summary(number, number, number, 0.0) if math.isfinite(number) else None
@@ -125,17 +125,18 @@ def _class_of(value: Any) -> str | None:
     found = value.tolist() if hasattr(value, "tolist") else list(value)
     while isinstance(found, list) and len(found) == 1:
         found = found[0]
-    return None if isinstance(found, list) or found is None else _class(found)
+    return None if isinstance(found, list) or found is None else class_name(found)
 
 
-def _class(value: object) -> str:
+def class_name(value: object) -> str:
+    """A class as text that every backend takes, at most 256 characters."""
     return encodable(str(value)[:_LONGEST_CLASS])
 
 
 def _predictions_of_list(value: Sequence[Any]) -> Summary | str | None:
     first = value[0] if value else None
     if isinstance(first, (str, bool)):
-        return _class(first) if len(value) == 1 else None
+        return class_name(first) if len(value) == 1 else None
     if isinstance(first, (int, float)):
         return _summary_of_list(value)
     if isinstance(first, (list, tuple)):
@@ -224,6 +225,21 @@ def _is_float(value: object) -> bool:
 
 def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) or hasattr(value, "__float__")
+
+
+def holds_classes(value: Any) -> bool:
+    """Whether an array, series or tensor in the host's memory holds booleans or text, in one dimension."""
+    shape = getattr(value, "shape", None)
+    if not isinstance(shape, tuple) or len(shape) != 1 or not _on_cpu(value):
+        return False
+    kind = _kind(value)
+    return "bool" in kind or _is_text(kind, value)
+
+
+def holds_floats(value: Any) -> bool:
+    """Whether an array, frame or tensor in the host's memory holds floats."""
+    kind = _kind(value) or str(next(iter(getattr(value, "dtypes", ())), "")).lower()
+    return ("float" in kind or "double" in kind) and _on_cpu(value)
 
 
 _TEXT = ("<u", ">u", "|s", "str", "large_str", "utf8", "categor", "enum", "dictionary")
