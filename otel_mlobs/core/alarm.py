@@ -38,8 +38,7 @@ _LARGEST_EXPONENT = 600.0
 
 _BLOCKS = (1, 4, 16)  # panes in a block, of which neighbours are compared
 _STATISTICS = 5  # all cells, shift, scale, missing, nonfinite or other
-_LARGEST = np.array([3.0, 6.0, 6.0, 6.0, 6.0])  # of a pair's statistic over its expectation
-_FREEDOM_OF_A_PAIR = np.array([9.0, 1.0, 1.0, 1.0, 1.0])  # about
+_LARGEST = 6.0  # of a pair's statistic over its expectation
 _FREEDOM_TO_BOUND = 8.0
 _PAIRS_REMEMBERED = 180.0
 _PRIOR_PAIRS = 20.0
@@ -47,7 +46,7 @@ _NOISE = 2.0  # standard deviations
 _LAG = 16
 _PANES_TO_KNOW, _ALIKE_PANES_TO_KNOW = 8, 32
 _LEAST_VARIANCE = 1e-9
-_KEPT = 6  # windows evaluated at most every 16th pane share a place for their alternatives
+_KEPT = 5  # windows evaluated at most every 8th pane share a place for their alternatives
 
 
 class Alarm:
@@ -292,6 +291,8 @@ class DesignEffect:
         self._shape = m.shape
         values = np.where(real, m + 0.5, 0.0)[:, :-_SPECIALS]
         self._scores = np.where(ordered[:, None], _shift_and_scale(values), 0.0)
+        self._freedom_of_a_pair = np.ones((_STATISTICS, len(m)), np.float32)
+        self._freedom_of_a_pair[0] = np.maximum((m > 0.0).sum(1) - 1, 1)
         self.reset()
 
     def reset(self) -> None:
@@ -305,7 +306,7 @@ class DesignEffect:
         shape = (len(_BLOCKS), _STATISTICS, features)
         self._statistic, self._freedom = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
         self._value = np.ones(features)
-        self._coming: Floats | None = None
+        self._coming = self._value
 
     @property
     def value(self) -> Floats:
@@ -328,27 +329,22 @@ class DesignEffect:
                 self._starts[index] = self._total
                 self._add_pair(index, self._before[index].astype(np.float64), block.astype(np.float64))
                 self._before[index] = np.where(block.any(1)[:, None], block, self._before[index])
-        if self._pane <= 2 * _LAG:
-            self._value = self._estimate(len(_BLOCKS))
-        if self._pane % _LAG == 0:
-            if self._coming is not None and self._pane > 2 * _LAG:
-                self._value = self._coming
-            self._coming = self._estimate(len(_BLOCKS))
+        if self._pane <= 2 * _LAG or self._pane % _LAG == 0:
+            latest = self._by_statistic(len(_BLOCKS)).max(0)
+            self._value = latest if self._pane <= 2 * _LAG else self._coming
+            self._coming = latest
         varied = self._freedom[0, 0] > 0.0
         return np.where(self._panes >= np.where(varied, _PANES_TO_KNOW, _ALIKE_PANES_TO_KNOW), self._value, np.inf)
 
     def _add_pair(self, index: int, before: Floats, after: Floats) -> None:
         statistic, freedom = _two_sample_statistics(before, after, self._scores)
         # One pair moves the estimate by little, so that a large step does not hide itself
-        bound = np.maximum(self._by_statistic(index + 1), 1.0) * freedom * _LARGEST[:, None]
+        bound = np.maximum(self._by_statistic(index + 1), 1.0) * freedom * _LARGEST
         settled = self._freedom[0, 0] >= _FREEDOM_TO_BOUND
         statistic = np.where(settled, np.minimum(statistic, bound), statistic)
         fade = np.where(freedom > 0.0, 1.0 - 1.0 / _PAIRS_REMEMBERED, 1.0)
         self._statistic[index] = self._statistic[index] * fade + statistic
         self._freedom[index] = self._freedom[index] * fade + freedom
-
-    def _estimate(self, blocks: int) -> Floats:
-        return np.asarray(self._by_statistic(blocks).max(0), np.float64)
 
     def _by_statistic(self, blocks: int) -> Floats:
         """The estimates from the first ``blocks`` lengths of blocks, shape (statistics, features)."""
@@ -357,7 +353,7 @@ class DesignEffect:
             statistic, freedom = self._statistic[index], self._freedom[index]
             above = statistic > estimate * _chi_square_bound(freedom)
             # Longer blocks have few pairs at first: they begin at what the shorter say
-            prior = 0.0 if index == 0 else _PRIOR_PAIRS * _FREEDOM_OF_A_PAIR[:, None]
+            prior = 0.0 if index == 0 else _PRIOR_PAIRS * self._freedom_of_a_pair
             shrunk = (statistic + prior * estimate) / np.maximum(freedom + prior, 1e-9)
             estimate = np.where(above, np.maximum(estimate, shrunk), estimate)
         return estimate

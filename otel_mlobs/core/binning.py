@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, Literal, Union
 
 import numpy as np
@@ -58,12 +58,10 @@ class Bins:
         """How many value cells there are: all but the last two."""
         return len(self.edges) + 1 if self.kind == "numeric" else len(self.categories)
 
-    @cached_property
+    @property
     def cells(self) -> tuple[str, ...]:
         """The cells' names, in order; category values are not among them, they may be personal."""
-        if self.kind == "numeric":
-            return (*(f"b{index:02d}" for index in range(self.values)), MISSING, NONFINITE)
-        return (*(f"c{index:02d}" for index in range(self.values)), MISSING, OTHER)
+        return _cells(self.kind == "numeric", self.values)
 
     @cached_property
     def codes(self) -> Mapping[object, int]:
@@ -132,6 +130,13 @@ class Bins:
                     invalid += times
             counts[index] += times
         return invalid
+
+
+@lru_cache(maxsize=256)
+def _cells(numeric: bool, values: int) -> tuple[str, ...]:
+    """Names that all features of so many cells share."""
+    letter, last = ("b", NONFINITE) if numeric else ("c", OTHER)
+    return (*(f"{letter}{index:02d}" for index in range(values)), MISSING, last)
 
 
 def is_missing(value: object) -> bool:

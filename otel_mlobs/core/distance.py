@@ -82,7 +82,7 @@ def l_infinity(p: ArrayLike, q: ArrayLike) -> NDArray[np.float64]:
 
 
 def chi_square(p: ArrayLike, q: ArrayLike) -> NDArray[np.float64]:
-    """Pearson's Σ (p - q)² / q, from 0 to infinity, relative to the reference ``q``; times the rows it is his statistic."""
+    """Pearson's Σ (p - q)² / q, from 0 to infinity; times the rows it is his statistic for a known ``q``."""
     p, q = _pair(p, q)
     with np.errstate(divide="ignore", invalid="ignore"):
         terms = np.square(p - q) / q

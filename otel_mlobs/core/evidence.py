@@ -1,15 +1,15 @@
 """Is it real: what a distance between live counts and a reference says beyond sampling noise.
 
 Tables are (features, cells): value cells first, then padding, the last two cells are missing and nonfinite or other.
-Both sides are samples: what is said allows for the reference's own noise, and holds for one look at the counts. A window
-looked at for ever is the alarm's matter (:mod:`otel_mlobs.core.alarm`).
+Both sides are samples: what is said allows for the reference's own noise, and holds for one look at the counts. A
+window looked at for ever is the alarm's matter (:mod:`otel_mlobs.core.alarm`).
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -60,12 +60,17 @@ def verdicts(
 
     ``real`` says which cells exist, ``ordered`` (features,) which features' value cells have an order. ``c`` may be
     divided by a design effect, row by row. With no drift P(p_value < significance) is at most about significance, and
-    with a true PSI of exactly ``tolerance`` P(drifted) is at most about significance.
+    with a true PSI of exactly ``tolerance`` P(drifted) is at most about significance: for significance 0.05 at most
+    0.065 over distributions, windows and references in the tests.
 
     Cells are pooled by the reference alone until each expects 8 rows in the smaller sample: neighbours of an ordered
     feature, the rare ones of another (or the other way round, where that would leave one pool), the special cells with
-    each other; what still expects less is the rest. Over the pooled cells PSI / s is about chi-square, s = 1/n + 1/M (Yurdakul 2018), and noncentral chi-square where the true PSI
-    is not 0; the rest has the upper tail of its beta-binomial distribution, at a tenth of the significance.
+    each other; what still expects less is the rest. Over the pooled cells PSI / s is about chi-square, s = 1/n + 1/M
+    (Yurdakul 2018), and noncentral chi-square where the true PSI is not 0; the rest has the upper tail of its
+    beta-binomial distribution, at a tenth of the significance. The rest has drifted where its share alone makes the PSI.
+
+    Raises ValueError on a tolerance that is negative or not finite, a significance outside (0, 1), and shapes that
+    differ.
     """
     if not tolerance >= 0.0 or not math.isfinite(tolerance):
         raise ValueError(f"tolerance must be a PSI of 0 or more, got {tolerance!r}")
@@ -100,7 +105,9 @@ def verdicts(
     drifted = (cells >= 2) & (distance > tolerance)
     which = np.flatnonzero(drifted)
     if which.size:
-        drifted[which] = _certain(distance[which], information[which], df[which], tolerance, cells_level[which])
+        noise = _noise(live_shares[which], shares[which], pooled_n[which], pooled_rows[which])
+        noise = np.maximum(noise / distance[which], 1.0 / information[which])
+        drifted[which] = _certain(distance[which] / noise, df[which], tolerance / noise, cells_level[which])
     which = np.flatnonzero(testable & ~drifted & pools.rest & (p_rest < _REST_SHARE * significance))
     if which.size:
         drifted[which] = rest.certain(which, tolerance, _REST_SHARE * significance)
@@ -152,15 +159,16 @@ def _pool(
     places = width + 3
     flat = (pool + np.arange(features)[:, None] * places).ravel()
     size = features * places
-    by_live, by_reference, by_cells = (
-        np.bincount(flat, weights.ravel(), size).reshape(features, places) for weights in (live, reference, real)
-    )
+
+    def by_pool(table: NDArray[Any]) -> NDArray[np.float64]:
+        return np.bincount(flat, table.ravel(), size).reshape(features, places).astype(np.float64, copy=False)
+
+    by_live, by_reference, by_cells = by_pool(live), by_pool(reference), by_pool(real)
     moved = np.zeros_like(by_reference)
     categories = ~ordered[:, None] & (reference > 0.0)
     categories[:, values:] = False
     if categories.any():
-        moved = _corrected(live, reference, categories, width - 1) - reference
-        moved = np.bincount(flat, moved.ravel(), size).reshape(features, places)
+        moved = by_pool(_corrected(live, reference, categories, width - 1) - reference)
         # the same once more: cells that stand alone were chosen, the others make the pool of rare values
         chosen = np.zeros(by_live.shape, np.bool_)
         chosen[:, :values] = categories[:, :values] & ~small[:, :values]
@@ -182,13 +190,12 @@ def _corrected(
     The rarest of the categories with a cell of their own got it by chance, where others in the cell ``others`` are as
     frequent: of 1,000 equally frequent values the 32 with a cell have 22% too much in 100,000 rows, and every second
     window of 10,000 rows would seem to differ. The likeliest excess of the greatest of N counts of about m rows is
-    √(2 m ln N); N is what ``others`` has room for, by chosen cell. As much of it goes from the cells within reach of the
-    least to ``others`` as brings their share to the live one.
+    √(2 m ln N); N is what ``others`` has room for, by chosen cell. As much of it goes from the cells within reach of
+    the least to ``others`` as brings their share to the live one, and less where the live sample is too small to say.
     """
-    result = reference
     which = np.flatnonzero((reference[:, others] > 0.0) & chosen.any(1))
     if not which.size:
-        return result
+        return reference
     m, c, cells = reference[which], live[which], chosen[which]
     least = np.where(cells, m, np.inf).min(1, keepdims=True)
     rivals = m[:, others, None] / least / np.count_nonzero(cells, axis=1)[:, None]
@@ -200,7 +207,7 @@ def _corrected(
     limit = most.sum(1, keepdims=True)
     noise = (m * reach).sum(1, keepdims=True) * ratio * 0.5
     excess = most * np.clip(surplus / limit, 0.0, 1.0) * limit**2 / (limit**2 + noise)
-    result = reference.copy()
+    result: NDArray[np.float64] = reference.copy()
     result[which] -= excess
     result[which, others] += excess.sum(1)
     return result
@@ -211,8 +218,9 @@ def _neighbours(
 ) -> NDArray[np.int64]:
     """Pools of neighbouring value cells, from the first cell on; ``alone`` are the pools of cells without neighbours.
 
-    Cells that the reference never saw stay among the rare: a value it never saw is news, its neighbours' mass would hide
-    it. So do all the rare cells where the neighbours would make one pool only: a feature that is 0 in 999 of 1,000 rows.
+    Cells that the reference never saw stay among the rare: a value it never saw is news, its neighbours' mass would
+    hide it. So do all the rare cells where the neighbours would make one pool only: a feature that is 0 in 999 of 1,000
+    rows.
     """
     pool = np.empty_like(alone)
     begun = np.zeros(len(reference), np.int64)
@@ -232,19 +240,36 @@ def _neighbours(
     return np.where((reference > 0.0) & (pools >= 2)[:, None], pool, alone)
 
 
+def _noise(
+    p: NDArray[np.float64], q: NDArray[np.float64], n: NDArray[np.float64], rows: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """A quarter of PSI's variance, by the delta method, where it is far from 0.
+
+    About PSI · s for small moves of common cells, as the noncentral chi-square has it. A cell that has become many
+    times rarer or more frequent rests on few rows on one side, and PSI varies more: without this, a cell that went from
+    2% to 0.03%, which is a PSI of 0.1, would be called beyond 0.1 in every second window.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = np.where(p == q, 1.0, p / q)
+    log_ratio = np.log(ratio)
+    by_live, by_reference = log_ratio + 1.0 - 1.0 / ratio, 1.0 - log_ratio - ratio
+    variances = (
+        (share * np.square(slope)).sum(1) - np.square((share * slope).sum(1))
+        for share, slope in ((p, by_live), (q, by_reference))
+    )
+    live, reference = variances
+    return np.asarray(0.25 * (live / n + reference / rows))
+
+
 def _certain(
-    distance: NDArray[np.float64],
-    information: NDArray[np.float64],
-    df: NDArray[np.int64],
-    tolerance: float,
-    level: NDArray[np.float64],
+    x: NDArray[np.float64], df: NDArray[np.int64], noncentrality: NDArray[np.float64], level: NDArray[np.float64]
 ) -> NDArray[np.bool_]:
-    """Whether PSI exceeds the 1 - level quantile of its distribution at a true PSI of ``tolerance``."""
-    x, noncentrality = distance * information, tolerance * information
-    # Birgé's bound on that quantile (see noncentral_chi_square_sf) spares the exact tail where drift is far beyond doubt
-    log_level = -np.log(level)
-    result = x > df + noncentrality + 2.0 * np.sqrt((df + 2.0 * noncentrality) * log_level) + 2.0 * log_level
-    which = np.flatnonzero(~result)
+    """Whether ``x`` exceeds the 1 - level quantile of the noncentral chi-square."""
+    # The exact tail is spared where drift is far beyond doubt, by Birgé's bound on the quantile (see
+    # noncentral_chi_square_sf), and where x is not above the mean, which at least 0.3 of the distribution is.
+    mean, log_level = df + noncentrality, -np.log(level)
+    result = x > mean + 2.0 * np.sqrt((mean + noncentrality) * log_level) + 2.0 * log_level
+    which = np.flatnonzero(~result & ((x > mean) | (level > 0.3)))
     if which.size:
         result[which] = noncentral_chi_square_sf(x[which], df[which], noncentrality[which]) < level[which]
     return result
@@ -253,7 +278,7 @@ def _certain(
 class _Rest:
     """The test of the cells that expect too few rows for PSI: are there more live rows than the reference foretells?
 
-    The predictive distribution of the live count given ``reference`` of ``rows`` is beta-binomial, with Jeffreys' prior.
+    The live count given ``reference`` of ``rows`` is beta-binomial, with Jeffreys' prior on the share.
     """
 
     def __init__(
@@ -293,7 +318,7 @@ class _Rest:
             slope = (log_odds + (q - p) / (p * (1.0 - p))) / (log_odds + (q - p) / (q * (1.0 - q)))
         elasticity = np.where(q > p, slope * p / q, 1.0)
         a_at = a / elasticity**2
-        return beta_binomial_sf(live, n, a_at, a_at * (1.0 - q) / q) < level
+        return np.asarray(beta_binomial_sf(live, n, a_at, a_at * (1.0 - q) / q) < level)
 
 
 def _share_at(p: NDArray[np.float64], distance: float) -> NDArray[np.float64]:
@@ -306,3 +331,42 @@ def _share_at(p: NDArray[np.float64], distance: float) -> NDArray[np.float64]:
         high = np.where(beyond, q, high)
         low = np.where(beyond, low, q)
     return low
+
+
+@dataclass(frozen=True)
+class Detectable:
+    """The least drift that a reference can tell from its own sampling, however many live rows there are.
+
+    Attributes:
+        shift: of a numeric feature's mean, in its standard deviations.
+        new_share: share of live rows that are missing, nonfinite or of a category, where the reference has none such.
+    """
+
+    shift: float
+    new_share: float
+
+
+_ALTERNATIVES = 7 * 9
+
+
+def detectable(
+    rows: int, *, features: int = 1, panes_per_alarm: float = 10_080.0, believed_rows: float = 10_000.0
+) -> Detectable:
+    """What a reference of ``rows`` rows cannot tell from its own sampling error: drift smaller than the result.
+
+    The alarm, at most one false one in ``panes_per_alarm`` panes over all ``features``, needs a likelihood ratio of
+    e^L, L = ln(panes_per_alarm · features · 63): it shares its promise among 7 shapes of drift and 9 windows. Against
+    live rows without end, the K = min(rows, believed_rows) rows of the reference are all that limits it. A mean d
+    deviations away has the likelihood ratio exp(K d²/2) where the reference's own mean is no further off, as it is in
+    half of all references: shift = √(2L/K). A value of share r is absent from K rows with probability e^(-rK):
+    new_share = L/K.
+
+    Raises ValueError where ``rows`` or another argument is not positive.
+    """
+    given = {"rows": rows, "features": features, "panes_per_alarm": panes_per_alarm, "believed_rows": believed_rows}
+    for name, value in given.items():
+        if not value > 0:
+            raise ValueError(f"{name} must be positive, got {value!r}")
+    needed = math.log(panes_per_alarm * features * _ALTERNATIVES)
+    believed = min(rows, believed_rows)
+    return Detectable(shift=math.sqrt(2.0 * needed / believed), new_share=min(needed / believed, 1.0))

@@ -143,6 +143,9 @@ def _one_column(what: str, values: Any) -> NDArray[Any]:
         array = array.reshape(-1)
     if array.ndim != 1:
         raise ValueError(f"{what} must be one column, got shape {array.shape}")
+    found = type_of(array)
+    if found.problem:
+        raise ValueError(f"{what} must be numbers, text or booleans: the column {found.problem.partition(';')[0]}")
     return array
 
 

@@ -30,7 +30,7 @@ _STIRLING = (-691 / 360360, 1 / 1188, -1 / 1680, 1 / 1260, -1 / 360, 1 / 12)
 
 
 def lgamma(x: ArrayLike) -> NDArray[np.float64]:
-    """ln Γ(x) for 0 < x < 1e30, within 1e-13 · max(1, abs(ln Γ(x))).
+    """The logarithm of Γ(x) for 0 < x < 1e30, within 1e-13 · max(1, abs(ln Γ(x))).
 
     The recurrence takes x up by 8, where Stirling's series to y⁻¹¹ is exact to 2e-14 (Abramowitz and Stegun 6.1.15,
     6.1.41). Elsewhere the result means nothing.
@@ -82,9 +82,9 @@ def normal_quantile(share: ArrayLike) -> NDArray[np.float64]:
 
 
 def chi_square_sf(x: ArrayLike, df: ArrayLike) -> NDArray[np.float64]:
-    """P(X > x) for a chi-square of ``df`` whole degrees of freedom, at least 1; relative error under 1e-12 for x < 1,000.
+    """P(X > x) for a chi-square, relative error under 1e-12 for x < 1,000.
 
-    The finite sums for even and odd ``df`` (Abramowitz and Stegun 26.4.4, 26.4.5): all terms positive, none cancels.
+    ``df`` is whole and at least 1. The finite sums for even and odd ``df`` (Abramowitz and Stegun 26.4.4, 26.4.5): all terms positive, none cancels.
     """
     x, df = np.broadcast_arrays(np.asarray(x, np.float64), np.asarray(df, np.float64))
     half = np.maximum(0.5 * x, 1e-300)[..., None]  # the logarithm is taken; to 1e-300 the result is 1
@@ -97,16 +97,16 @@ def chi_square_sf(x: ArrayLike, df: ArrayLike) -> NDArray[np.float64]:
     terms = np.exp(power[parity] * np.log(half) - half - constants[parity])
     total = np.where(np.arange(most) < count[..., None], terms, 0.0).sum(-1)
     total += np.where(odd == 1.0, np.asarray(_erfc(np.sqrt(half[..., 0])), np.float64), 0.0)
-    return np.minimum(total, 1.0)
+    return np.asarray(np.minimum(total, 1.0))
 
 
 _BLOCK = 1 << 20  # elements of a working table
 
 
 def noncentral_chi_square_sf(x: ArrayLike, df: ArrayLike, noncentrality: ArrayLike) -> NDArray[np.float64]:
-    """P(X > x) for a noncentral chi-square, ``df`` whole and at least 1; absolute error under 1e-12 + 1e-14·noncentrality.
+    """P(X > x) for a noncentral chi-square, absolute error under 1e-12 + 1e-14 · noncentrality.
 
-    The Poisson mixture of central chi-squares, exact but for what lies further than 9 standard deviations from the
+    ``df`` is whole and at least 1. The Poisson mixture of central chi-squares, exact but for what lies further than 9 standard deviations from the
     mean of the mixture. Birgé's bounds (2001, An alternative point of view on Lepski's method, lemma 8.1) say where the
     result is within 1e-16 of 0 or 1, and nothing is summed there. Time and memory grow as √noncentrality.
     """
@@ -136,8 +136,8 @@ def _mixture(
 ) -> NDArray[np.float64]:
     """Σ_j Poisson(j; mu) Q(a + j, half) for j from ``low``; what comes before is negligible on both sides.
 
-    Q(a + j + 1, h) = Q(a + j, h) + h^(a + j) e^(-h) / Γ(a + j + 1), so that the sum over j is one over these increments,
-    each as often as the Poisson variable exceeds its j.
+    Q(a + j + 1, h) = Q(a + j, h) + h^(a + j) e^(-h) / Γ(a + j + 1), so that the sum over j is one over these
+    increments, each as often as the Poisson variable exceeds its j.
     """
     j = low[:, None] + np.arange(width)
     h, m = half[:, None], np.maximum(mu, 1e-300)[:, None]
@@ -147,14 +147,14 @@ def _mixture(
     total = (increments[:, :-1] * above).sum(1)
     first = low == 0.0
     total[first] += chi_square_sf(2.0 * half[first], 2.0 * a[first])
-    return np.minimum(total, 1.0)
+    return np.asarray(np.minimum(total, 1.0))
 
 
 def beta_binomial_sf(count: ArrayLike, n: ArrayLike, a: ArrayLike, b: ArrayLike) -> NDArray[np.float64]:
     """P(X >= count) for a beta-binomial of ``n`` draws; relative error under 1e-8 for n, a, b up to 1e6.
 
-    ``count`` and ``n`` are whole, a > 0, b > 1. The terms are summed outwards from ``count``, above the mean upwards, below
-    it downwards (and taken from 1), until what is left is under 1e-15 of the sum.
+    ``count`` and ``n`` are whole, a and b positive. The terms are summed outwards from ``count``, above the mean upwards,
+    below it downwards (and taken from 1), until what is left is under 1e-15 of the sum.
     """
     count, n, a, b = np.broadcast_arrays(*(np.asarray(v, np.float64) for v in (count, n, a, b)))
     result = np.where(count <= 0.0, 1.0, 0.0)

@@ -33,6 +33,7 @@ _BYTES_PER_ROW = 33
 _FLOAT64 = np.dtype(np.float64)
 _INSPECTED = 1_000_000
 """Of larger batches the span does not say what is odd about them: the window's counts do."""
+_MOST_TABLES = 4
 _SMALL_BATCH = 16
 """Up to this many rows, packing them one by one costs less than counting them as a batch."""
 
@@ -67,7 +68,7 @@ class Tally:
     def full(self) -> bool:
         """Whether enough is queued to be worth a fold."""
         longest = self.longest_queue
-        return len(self.queued) >= longest or len(self._queued_outputs) >= longest or len(self._tables) >= _SMALL_BATCH
+        return len(self.queued) >= longest or len(self._queued_outputs) >= longest or len(self._tables) >= _MOST_TABLES
 
     def add_inputs(self, inputs: Any) -> None:
         """Count one row or a batch. What does not have the profile's shape is counted as refused."""

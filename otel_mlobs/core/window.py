@@ -11,19 +11,19 @@ if TYPE_CHECKING:
 
     Counts = NDArray[np.int64]
 
-_LARGEST = np.iinfo(np.uint32).max
+_SMALL, _LARGE = np.iinfo(np.uint16).max, np.iinfo(np.uint32).max
 
 
 class Window:
     """A table of counts for the running pane and the sum over it and the ``panes`` − 1 before it.
 
-    Memory: 4 bytes per pane and cell, and 16 per cell.
+    Memory: 2 bytes per pane and cell (4 once a pane had more than 65,535 in a cell), and 16 per cell.
     """
 
     def __init__(self, shape: tuple[int, int], panes: int) -> None:
         """``shape`` is (columns, cells); ``panes`` the whole window's length, from 1."""
         self.panes = panes
-        self._ended = np.zeros((max(panes - 1, 0), *shape), np.uint32)
+        self._ended = np.zeros((max(panes - 1, 0), *shape), np.uint16)
         self._next = 0
         self._total = np.zeros(shape, np.int64)
         self._current = np.zeros(shape, np.int64)
@@ -50,9 +50,11 @@ class Window:
         if not len(self._ended):
             self._total -= ended
             return ended
+        if self._ended.dtype == np.uint16 and ended.max(initial=0) > _SMALL:
+            self._ended = self._ended.astype(np.uint32)
         leaving = self._ended[self._next]
         self._total -= leaving
-        np.minimum(ended, _LARGEST, out=leaving, casting="unsafe")
+        np.minimum(ended, _LARGE, out=leaving, casting="unsafe")
         self._total += leaving - ended  # nothing, unless a pane's count is beyond 32 bits
         self._next = (self._next + 1) % len(self._ended)
         return ended

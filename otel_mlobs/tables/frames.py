@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
@@ -115,7 +116,10 @@ class Frame:
         series = self._series(name)
         known = self.type_of(name)
         if known is not None and known.kind in ("numeric", "boolean"):
-            return np.asarray(series.cast(self._nw.Float64).to_numpy(), dtype=np.float64)
+            floats = series.cast(self._nw.Float64).to_numpy()
+            if floats.dtype == object:  # pandas 2.1 with columns of Arrow's: NA among the floats
+                floats = [value if isinstance(value, float) else math.nan for value in floats.tolist()]
+            return np.asarray(floats, dtype=np.float64)
         values = series.to_list()
         if len(values) and str(series.dtype) == "Unknown" and all(value is None for value in values):
             return np.full(len(values), np.nan)

@@ -3,7 +3,8 @@
 No row leaves the database. All answers are exact and the same on every engine, the last digits of means apart, which
 depend on the order in which an engine adds:
 
-- missing is NULL and NaN (engines order NaN above all numbers, so every comparison here bounds it from above);
+- missing is NULL and NaN, and no NaN is ever compared: engines order it above all numbers, but DuckDB not where the
+  statistics in a Parquet file, which leave NaN out, let it decide a comparison without looking (duckdb issue 25521);
 - a quantile is a value that occurs. Databases' own quantiles interpolate, differ between engines, and hold a whole
   column in memory. Here the column is narrowed to brackets around the wanted ranks, found in a random sample; what lies
   below them is counted, what lies inside is sorted. A bracket that misses its rank is found out by the counts, and
@@ -45,7 +46,6 @@ _BATCH = 50
 """Columns described by one query: engines bound the number of expressions."""
 _TIES = 1_000
 """Categories fetched beyond those wanted: engines order texts differently, so ties are settled here."""
-_TOP = sys.float_info.max
 _LARGE = 2.0**900
 """Sums of larger values may overflow."""
 _SCALE = 2.0**-64
@@ -105,6 +105,7 @@ class _Summary:
 
     rows: int
     present: int
+    nonfinite: int = 0
     finite: int = 0
     low: float | None = None
     high: float | None = None
@@ -123,7 +124,7 @@ def _summaries(table: Any, questions: Sequence[Question]) -> list[_Summary]:
             continue
         number = _number(table, question.name)
         finite = _finite(number)
-        asked[f"present{place}"] = (number <= _exact(math.inf)).sum()
+        asked[f"nonfinite{place}"] = _is_infinite(number).sum()
         asked[f"finite{place}"] = finite.count()
         asked[f"low{place}"] = finite.min()
         asked[f"high{place}"] = finite.max()
@@ -147,7 +148,8 @@ def _summaries(table: Any, questions: Sequence[Question]) -> list[_Summary]:
     return [
         _Summary(
             rows=int(first["rows"]),
-            present=int(first[f"present{place}"] or 0),  # the sum over no rows is NULL
+            present=int(first.get(f"present{place}") or 0),  # the sum over no rows is NULL
+            nonfinite=int(first.get(f"nonfinite{place}") or 0),
             finite=int(first.get(f"finite{place}") or 0),
             low=first.get(f"low{place}"),
             high=first.get(f"high{place}"),
@@ -171,8 +173,8 @@ def _describe_numbers(table: Any, question: Question, summary: _Summary) -> Desc
     return Described(
         question.name,
         rows=summary.rows,
-        missing=summary.rows - summary.present,
-        nonfinite=summary.present - summary.finite,
+        missing=summary.rows - summary.finite - summary.nonfinite,
+        nonfinite=summary.nonfinite,
         quantiles=quantiles,
         minimum=summary.low,
         maximum=summary.high,
@@ -240,8 +242,8 @@ def _sampled(
     """Intervals, disjoint and ascending, that hold the quantiles unless the sample is a strange one."""
     import ibis
 
-    values = table.select(value=number)
-    values = values.filter(_is_finite(values.value)).sample(SAMPLE / rows)
+    values = table.select(value=_finite(number))
+    values = values.filter(values.value.notnull()).sample(SAMPLE / rows)
     ranked = values.mutate(rank=ibis.row_number().over(order_by="value"))  # counted from zero
     step = max(1, SAMPLE // _GRID)
     grid = sorted(row["value"] for row in _fetch(ranked.filter(ranked.rank % step == 0).select("value")))
@@ -283,7 +285,7 @@ def _at_ranks(table: Any, number: Any, brackets: Sequence[_Bracket], ranks: Iter
         before += bracket.upto - bracket.below
     if not inner:
         return {}
-    values = table.select(value=number)
+    values = table.select(value=_finite(number))
     inside = ibis.or_(*(
         (values.value >= _exact(low)) & (values.value <= _exact(high))
         for low, high in (bracket.interval for bracket in brackets)
@@ -396,12 +398,15 @@ def _plain(value: Category) -> Category:
 
 
 def _present(value: Any) -> Any:
-    present = value.notnull()
-    return present & (value <= _exact(math.inf)) if value.type().is_floating() else present
+    return _is_finite(value) | _is_infinite(value) if value.type().is_floating() else value.notnull()
 
 
 def _is_finite(number: Any) -> Any:
-    return (number >= _exact(-_TOP)) & (number <= _exact(_TOP))
+    return number - number == _exact(0.0)  # infinity less itself is NaN
+
+
+def _is_infinite(number: Any) -> Any:
+    return (number == _exact(math.inf)) | (number == _exact(-math.inf))
 
 
 def _finite(number: Any) -> Any:
@@ -415,11 +420,11 @@ def _cell(number: Any, edges: Sequence[float], *, missing: int, nonfinite: int) 
     """The number's cell: value cells from 0, right-closed. NULL is in no comparison true, and falls through."""
     import ibis
 
+    finite = _finite(number)
     return ibis.cases(
-        (number < _exact(-_TOP), nonfinite),
-        *((number <= _exact(edge), place) for place, edge in enumerate(edges)),
-        (number <= _exact(_TOP), len(edges)),
-        (number <= _exact(math.inf), nonfinite),
+        *((finite <= _exact(edge), place) for place, edge in enumerate(edges)),
+        (finite.notnull(), len(edges)),
+        (_is_infinite(number), nonfinite),
         else_=missing,
     )
 

@@ -40,7 +40,7 @@ class ModelSeries:
         self._ended = reference.counts.astype("int64") * 0
         self._farewells = 0
         features = len(profile.features)
-        shift, scale = reference.normal_scores()
+        self._normal_scores = reference.normal_scores()
         names: list[Labels] = []
         for index, column in enumerate(reference.columns):
             key = semconv.FEATURE_NAME if index < features else semconv.PREDICTION_OUTPUT
@@ -51,21 +51,6 @@ class ModelSeries:
         self._features = [index for index in range(features) if index in kept]
         self._outputs = [index for index in range(features, len(names)) if index in kept]
         self._names = names
-        self._cells: dict[int, list[tuple[int, Labels]]] = {}
-        self._scores: dict[int, list[tuple[float, Labels]]] = {}
-        for index in sorted(kept):
-            bins = reference.columns[index].bins
-            positions = [*range(bins.values), -2, -1]
-            self._cells[index] = [
-                (position, {**names[index], semconv.BIN: cell})
-                for position, cell in zip(positions, bins.cells, strict=True)
-            ]
-            self._scores[index] = [
-                (float(scores[index, position]), {**labels, semconv.NORMAL_SCORE: kind})
-                for kind, scores in (("shift", shift), ("scale", scale))
-                for position, labels in self._cells[index][:-2]
-                if bins.ordered and index < features
-            ]
 
     def _kept(self, order: Sequence[int], max_series: int) -> tuple[set[int], int]:
         """Which columns have series, and how many series are left out."""
@@ -111,8 +96,7 @@ class ModelSeries:
         elif metric is semconv.PREDICTION_REFERENCE:
             yield from self._shares(self._outputs)
         elif metric is semconv.FEATURE_REFERENCE_SCORE:
-            for index in self._features:
-                yield from self._scores[index]
+            yield from self._scores()
         elif metric is semconv.PROFILE_ROWS:
             yield self._rows, self._model
         elif metric is semconv.SERIES_OMITTED:
@@ -134,14 +118,29 @@ class ModelSeries:
             counts = self._ended if zero else sum((one.totals() for one in self._live), self._ended)
         for index in columns:
             row = counts[index].tolist()
-            for position, labels in self._cells[index]:
+            for position, labels in self._cells(index):
                 yield 0 if zero else row[position], labels
 
     def _shares(self, columns: Sequence[int]) -> Iterator[tuple[float, Labels]]:
         for index in columns:
             row = self._reference.shares[index].tolist()
-            for position, labels in self._cells[index]:
+            for position, labels in self._cells(index):
                 yield row[position], labels
+
+    def _scores(self) -> Iterator[tuple[float, Labels]]:
+        for index in self._features:
+            if self._reference.ordered[index]:
+                cells = self._cells(index)[: self._reference.columns[index].bins.values]
+                for kind, scores in zip(("shift", "scale"), self._normal_scores, strict=True):
+                    for position, labels in cells:
+                        yield float(scores[index, position]), {**labels, semconv.NORMAL_SCORE: kind}
+
+    def _cells(self, index: int) -> list[tuple[int, Labels]]:
+        """Position and labels of a column's cells; made anew each time: kept, they would be most of the memory."""
+        bins = self._reference.columns[index].bins
+        positions = (*range(bins.values), -2, -1)
+        names = self._names[index]
+        return [(position, {**names, semconv.BIN: cell}) for position, cell in zip(positions, bins.cells, strict=True)]
 
     def _drift(self, metric: semconv.Metric) -> Iterator[tuple[float, Labels]]:
         """The figures of the monitor whose window shows most, where a process has several of one profile."""

@@ -5,11 +5,14 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from otel_mlobs._version import __version__
 from otel_mlobs.errors import ConfigurationError, MissingExtraError
 from otel_mlobs.settings import PROTOCOLS, SIGNALS, TAKES
+from otel_mlobs.tools import profile_command
+from otel_mlobs.tools.terminal import progress, shows_unicode
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,7 +25,7 @@ _COLORS = {"ok": "32", "warning": "33", "failed": "31", "off": "2"}
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0 well, 1 something failed, 2 called wrongly."""
-    options = _parser().parse_args(arguments)
+    options = _parser().parse_args(profile_command.with_action(sys.argv[1:] if arguments is None else arguments))
     try:
         code: int = options.run(options)
     except (ConfigurationError, MissingExtraError, ValueError) as error:
@@ -78,6 +81,26 @@ def _parser() -> argparse.ArgumentParser:
     replay.add_argument("--signal", action="append", choices=SIGNALS, help="send only these; may be repeated")
     replay.add_argument("--timeout", type=float, default=10.0, metavar="SECONDS")
     replay.set_defaults(run=_replay)
+
+    rules = commands.add_parser(
+        "rules", help="write Prometheus recording rules: drift over the whole fleet, from its monitors' counts"
+    )
+    rules.add_argument("--drift", action="store_true", required=True, help="the rules for drift")
+    rules.add_argument("--window", default="1h", metavar="TIME", help="how far distances look back (default: 1h)")
+    rules.add_argument("--interval", default="30s", metavar="TIME", help="time between evaluations (default: 30s)")
+    rules.add_argument(
+        "--false-alarms-per-week", type=float, default=1.0, metavar="N", help="of a model's alarm (default: 1)"
+    )
+    rules.add_argument(
+        "--totals", action="store_true", help="compare all rows since the workers' start, exactly; without the alarm"
+    )
+    rules.add_argument(
+        "--by", default="job", metavar="LABELS", help="labels that tell fleets apart, beside the model's (default: job)"
+    )
+    rules.add_argument("--output", metavar="FILE", help="where to write them (default: standard output)")
+    rules.set_defaults(run=_rules)
+
+    profile_command.add(commands)
     return parser
 
 
@@ -120,7 +143,7 @@ def _doctor(options: argparse.Namespace) -> int:
     for finding in report.findings:
         print(f"{_mark(finding.verdict)} {finding.subject:{width}}  {finding.message}")
         if finding.advice:
-            print(f"{'':{width + 4}}→ {finding.advice}" if _unicode() else f"{'':{width + 5}}> {finding.advice}")
+            print(f"{'':{width + 4}}→ {finding.advice}" if shows_unicode() else f"{'':{width + 5}}> {finding.advice}")
     return _OK if report.healthy else _FAILED
 
 
@@ -133,7 +156,7 @@ def _replay(options: argparse.Namespace) -> int:
         headers=_headers_from_environment(),
         timeout=options.timeout,
         signals=options.signal,
-        progress=_progress if sys.stderr.isatty() else None,
+        progress=progress if sys.stderr.isatty() else None,
     )
     if sys.stderr.isatty():
         print(file=sys.stderr)
@@ -156,6 +179,24 @@ def _replay(options: argparse.Namespace) -> int:
     return _FAILED if result.stopped or result.damaged_count or result.refused_count else _OK
 
 
+def _rules(options: argparse.Namespace) -> int:
+    from otel_mlobs.tools.drift_rules import drift_rules
+    from otel_mlobs.tools.rules import label_names, parse_duration
+
+    text = drift_rules(
+        window=parse_duration(options.window),
+        interval=parse_duration(options.interval),
+        false_alarms_per_week=options.false_alarms_per_week,
+        totals=options.totals,
+        by=label_names(options.by),
+    )
+    if options.output is None:
+        print(text, end="")
+    else:
+        Path(options.output).write_text(text, encoding="utf-8")
+    return _OK
+
+
 def _headers_from_environment() -> dict[str, str]:
     from otel_mlobs.settings import resolve
 
@@ -164,17 +205,8 @@ def _headers_from_environment() -> dict[str, str]:
     return dict(pipeline.headers)
 
 
-def _progress(done: int, size: int) -> None:
-    filled = round(30 * done / size) if size else 30
-    print(f"\r[{'#' * filled}{'.' * (30 - filled)}] {done / size if size else 1:4.0%}", end="", file=sys.stderr)
-
-
-def _unicode() -> bool:
-    return (sys.stdout.encoding or "").lower().replace("-", "") in ("utf8", "utf16", "utf32")
-
-
 def _mark(verdict: str) -> str:
-    mark = (_MARKS if _unicode() else _PLAIN_MARKS)[verdict]
+    mark = (_MARKS if shows_unicode() else _PLAIN_MARKS)[verdict]
     colored = sys.stdout.isatty() and "NO_COLOR" not in os.environ
     return f"\x1b[{_COLORS[verdict]}m{mark}\x1b[0m" if colored else mark
 
