@@ -1,11 +1,12 @@
-"""The always-on alarm: e-values of "these counts no longer come from the reference", looked at after every pane, for ever.
+"""The always-on alarm: e-values of "these counts no longer come from the reference", after every pane, for ever.
 
-The promise is a rate: on average at most one false alarm in ``panes_per_alarm`` panes, over all features together. Every
-window of 1, 2, 4, …, 256 panes is compared with the reference by the ratio of two likelihoods, a Dirichlet-multinomial
-around the reference's shares (the reference is itself a sample) below, and one of several alternatives above. Under no
-drift such a ratio has expectation 1, so does their mean, and by Markov's inequality it reaches A in one pane of A.
-Over features: Wang and Ramdas, "False discovery rate control with e-values" (JRSS B, 2022), which holds under any
-dependence. Nothing but windows of counts is needed, so counts of several workers may be added before they come here.
+The promise is a rate: on average at most one false alarm in ``panes_per_alarm`` panes, over all features together.
+Every window of 1, 2, 4, …, 256 panes is compared with the reference by ratios of two likelihoods: below, a
+Dirichlet-multinomial around the reference's shares (the reference is itself a sample), above, one of several
+alternatives. Under no drift such a ratio has expectation 1, so does their mean, and by Markov's inequality it reaches A
+in one pane of A. Over features: Wang and Ramdas, "False discovery rate control with e-values" (JRSS B, 2022), which
+holds under any dependence. Nothing but windows of counts is needed, so counts of several workers may be added before
+they come here.
 
 Rows are seldom independent: :class:`DesignEffect` estimates how many rows are worth one.
 """
@@ -156,9 +157,9 @@ class Alarm:
         return e_benjamini_hochberg(e, 1.0 / self.panes_per_alarm)
 
     def evidence_panes(self) -> NDArray[np.int64]:
-        """How many panes back the window begins that carries most of a feature's evidence, shape (features,); 0 before any.
+        """How many panes back the window begins that carries most of a feature's evidence, shape (features,).
 
-        Where a feature is flagged, that is about when it began to drift.
+        Where a feature is flagged, that is about when it began to drift. 0 before the first pane.
         """
         ratios = np.where(self._used, self._ratios, 0.0)
         leading = ratios.argmax(0)
@@ -274,9 +275,9 @@ class DesignEffect:
     chi-square over all cells that are not empty in both; the mean normal score and its spread (numeric features), since
     rows that follow one another like AR(1) move these three to twenty times as far as the average over all cells says;
     the shares of missing and of nonfinite or other, which come in bursts. Blocks are of 1, 4 and 16 panes: rows that
-    stay alike for longer than a pane make neighbouring panes agree (for runs of 500 equal rows and panes of 100 the three
-    say 199, 347 and 472). An estimate counts where it is above what the shorter blocks said by more than noise. The
-    largest of all is the feature's.
+    stay alike for longer than a pane make neighbouring panes agree (for runs of 500 equal rows and panes of 100 the
+    three say 199, 347 and 472). An estimate counts where it is above what the shorter blocks said by more than noise.
+    The largest of all is the feature's.
 
     Sums fade by 1/180 with each pair of blocks, so traffic's old habits are forgotten, at two numbers an estimate. What
     is used is the estimate of 16 to 32 panes ago: a step, when a feature begins to drift, is then not taken for a habit
@@ -311,13 +312,13 @@ class DesignEffect:
     @property
     def value(self) -> Floats:
         """The estimate in use, shape (features,), at least 1; 1 where nothing is known yet."""
-        return self._value.copy()
+        return np.array(self._value, np.float64)
 
     def update(self, counts: Integers) -> Floats:
         """Learn from a pane's ``counts`` (integers, shape (features, cells)); returns what :class:`Alarm` is to use.
 
-        That is :attr:`value`, and infinity in a feature's first 8 panes with rows, when clustered rows cannot yet be told
-        from drift (32 panes where all of them were alike).
+        That is :attr:`value`, and infinity in a feature's first 7 panes with rows, when clustered rows cannot yet be
+        told from drift (31 panes where all of them were alike).
         """
         self._pane += 1
         counts = np.asarray(counts)
@@ -399,7 +400,7 @@ def _two_sample_statistics(before: Floats, after: Floats, scores: Floats) -> tup
 
 
 def _shift_and_scale(values: Floats) -> Floats:
-    """How the logarithm of a cell's share begins to change with a shift and with a scale, shape (2, features, cells)."""
+    """How the logarithm of a cell's share begins to change with a shift, and with a scale: (2, features, cells)."""
     borders = _normal_scores(values)
     density = np.exp(-0.5 * borders**2) / math.sqrt(2.0 * math.pi)
     weighted = np.where(np.isfinite(borders), borders, 0.0) * density
@@ -430,7 +431,7 @@ class _Alternatives:
 def e_benjamini_hochberg(e: Floats, level: float) -> NDArray[np.bool_]:
     """Which hypotheses to reject, given their e-values (last axis), at a false-discovery rate of ``level``.
 
-    The k largest are, for the largest k whose k-th is at least F/(k·level) (Wang and Ramdas 2022), under any dependence.
+    The k largest are, for the largest k whose k-th is at least F/(k·level), under any dependence (Wang and Ramdas 2022).
     """
     e = np.asarray(e, np.float64)
     features = e.shape[-1]
@@ -450,7 +451,7 @@ def _exp(logarithm: Floats) -> Floats:
 
 
 def _lgammas(*arrays: Floats) -> list[Floats]:
-    """lgamma of each array, in one call."""
+    """ln Γ of each array, in one call."""
     results = lgamma(np.concatenate([array.ravel() for array in arrays]))
     ends = np.cumsum([array.size for array in arrays])
     return [

@@ -139,6 +139,12 @@ def _cells(numeric: bool, values: int) -> tuple[str, ...]:
     return (*(f"{letter}{index:02d}" for index in range(values)), MISSING, last)
 
 
+@lru_cache(maxsize=256)
+def _positions(values: int, width: int) -> NDArray[np.intp]:
+    """Where a feature's cells are in a row of ``width``: the special ones are last."""
+    return np.array([*range(values), width - 2, width - 1], np.intp)
+
+
 def is_missing(value: object) -> bool:
     """None, a NaN, or the missing marker of pandas, whatever its library calls it."""
     if value is None or value is np.ma.masked:
@@ -236,9 +242,8 @@ class MatrixCounter:
         self.columns = tuple(columns)
         self.width = max((bins.values for bins in self.columns), default=0) + SPECIALS
         self.shape = (len(self.columns), self.width)
-        specials = [self.width - 2, self.width - 1]
         self._edges = [_boxed(bins.edges) if bins.kind == "numeric" else [] for bins in self.columns]
-        self._cells = [np.array([*range(bins.values), *specials]) for bins in self.columns]
+        self._cells = [_positions(bins.values, self.width) for bins in self.columns]
 
     def table(self) -> Counts:
         """A table of zeros."""
@@ -281,8 +286,8 @@ def numeric_edges(quantiles: Iterable[float], minimum: float, maximum: float) ->
     below. A constant has cells below, at and above it.
     """
     if minimum == maximum:
-        return _constant_edges(minimum)
-    exact = sorted({float(value) for value in quantiles})
+        return _constant_edges(minimum + 0.0)
+    exact = sorted({float(value) + 0.0 for value in quantiles})  # -0.0 becomes 0.0: the content id is of the text
     edges = [value for value in exact if value < maximum]
     if len(edges) < len(exact):
         edges = sorted({*edges, _below(maximum)})
@@ -315,6 +320,8 @@ def _below(value: float) -> float:
     if abs(value) >= _FLOAT32_MAX or 0 < abs(value) < float(np.finfo(np.float32).tiny):
         return math.nextafter(value, -math.inf)  # NumPy's warns where the least float goes to -inf
     single = np.float32(value)
-    if float(single) > value:
-        single = np.nextafter(single, np.float32(-np.inf))
-    return float(np.nextafter(single, np.float32(-np.inf)))
+    with np.errstate(over="ignore"):
+        if float(single) > value:
+            single = np.nextafter(single, np.float32(-np.inf))
+        below = float(np.nextafter(single, np.float32(-np.inf)))
+    return below if math.isfinite(below) else math.nextafter(value, -math.inf)

@@ -67,7 +67,8 @@ def verdicts(
     feature, the rare ones of another (or the other way round, where that would leave one pool), the special cells with
     each other; what still expects less is the rest. Over the pooled cells PSI / s is about chi-square, s = 1/n + 1/M
     (Yurdakul 2018), and noncentral chi-square where the true PSI is not 0; the rest has the upper tail of its
-    beta-binomial distribution, at a tenth of the significance. The rest has drifted where its share alone makes the PSI.
+    beta-binomial distribution, at a tenth of the significance. The rest has drifted where its share alone makes that
+    PSI.
 
     Raises ValueError on a tolerance that is negative or not finite, a significance outside (0, 1), and shapes that
     differ.
@@ -330,7 +331,7 @@ def _share_at(p: NDArray[np.float64], distance: float) -> NDArray[np.float64]:
             beyond = (q - p) * (np.log(q / p) + np.log((1.0 - p) / (1.0 - q))) > distance
         high = np.where(beyond, q, high)
         low = np.where(beyond, low, q)
-    return low
+    return np.asarray(low)
 
 
 @dataclass(frozen=True)

@@ -84,7 +84,8 @@ def normal_quantile(share: ArrayLike) -> NDArray[np.float64]:
 def chi_square_sf(x: ArrayLike, df: ArrayLike) -> NDArray[np.float64]:
     """P(X > x) for a chi-square, relative error under 1e-12 for x < 1,000.
 
-    ``df`` is whole and at least 1. The finite sums for even and odd ``df`` (Abramowitz and Stegun 26.4.4, 26.4.5): all terms positive, none cancels.
+    ``df`` is whole and at least 1. The finite sums for even and odd ``df`` (Abramowitz and Stegun 26.4.4, 26.4.5): all
+    terms are positive, none cancels.
     """
     x, df = np.broadcast_arrays(np.asarray(x, np.float64), np.asarray(df, np.float64))
     half = np.maximum(0.5 * x, 1e-300)[..., None]  # the logarithm is taken; to 1e-300 the result is 1
@@ -106,8 +107,8 @@ _BLOCK = 1 << 20  # elements of a working table
 def noncentral_chi_square_sf(x: ArrayLike, df: ArrayLike, noncentrality: ArrayLike) -> NDArray[np.float64]:
     """P(X > x) for a noncentral chi-square, absolute error under 1e-12 + 1e-14 · noncentrality.
 
-    ``df`` is whole and at least 1. The Poisson mixture of central chi-squares, exact but for what lies further than 9 standard deviations from the
-    mean of the mixture. Birgé's bounds (2001, An alternative point of view on Lepski's method, lemma 8.1) say where the
+    ``df`` is whole and at least 1. The Poisson mixture of central chi-squares, exact but for what lies further than 9
+    standard deviations from the mean of the mixture. Birgé's bounds (2001, An alternative point of view on Lepski's method, lemma 8.1) say where the
     result is within 1e-16 of 0 or 1, and nothing is summed there. Time and memory grow as √noncentrality.
     """
     x, df, noncentrality = np.broadcast_arrays(*(np.asarray(v, np.float64) for v in (x, df, noncentrality)))
@@ -153,8 +154,8 @@ def _mixture(
 def beta_binomial_sf(count: ArrayLike, n: ArrayLike, a: ArrayLike, b: ArrayLike) -> NDArray[np.float64]:
     """P(X >= count) for a beta-binomial of ``n`` draws; relative error under 1e-8 for n, a, b up to 1e6.
 
-    ``count`` and ``n`` are whole, a and b positive. The terms are summed outwards from ``count``, above the mean upwards,
-    below it downwards (and taken from 1), until what is left is under 1e-15 of the sum.
+    ``count`` and ``n`` are whole, a and b positive. The terms are summed outwards from ``count``, above the mean
+    upwards, below it downwards (and taken from 1), until what is left is under 1e-15 of the sum.
     """
     count, n, a, b = np.broadcast_arrays(*(np.asarray(v, np.float64) for v in (count, n, a, b)))
     result = np.where(count <= 0.0, 1.0, 0.0)

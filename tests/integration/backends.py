@@ -237,14 +237,15 @@ def _spans(trace: dict[str, Any]) -> Iterator[Span]:
 
 
 class Prometheus:
-    """A running Prometheus that takes OTLP and keeps exemplars."""
+    """A running Prometheus that takes OTLP and keeps exemplars; it evaluates ``rules``, a rule file's text."""
 
-    def __init__(self, binary: Path, folder: Path) -> None:
+    def __init__(self, binary: Path, folder: Path, *, rules: str = "") -> None:
         (port,) = free_ports(1)
         self.url = f"http://127.0.0.1:{port}"
         self.otlp = f"{self.url}/api/v1/otlp"
         config = folder / "prometheus.yml"
-        config.write_text("storage:\n  exemplars:\n    max_exemplars: 10000\n")
+        (folder / "rules.yml").write_text(rules)
+        config.write_text("storage:\n  exemplars:\n    max_exemplars: 10000\nrule_files: [rules.yml]\n")
         self.process = Process(
             [
                 binary,

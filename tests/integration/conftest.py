@@ -71,6 +71,31 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory, request: pytest.Fixture
     server.process.stop()
 
 
+@pytest.fixture
+def prometheus_with_rules(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Callable[[str], Prometheus]]:
+    """Starts a Prometheus of the test's own that evaluates a rule file's text."""
+    started: list[Prometheus] = []
+    shown = request.config.stash.setdefault(_processes, [])
+
+    def run(rules: str) -> Prometheus:
+        (tmp_path / "prometheus").mkdir()
+        server = Prometheus(_binary("prometheus"), tmp_path / "prometheus", rules=rules)
+        started.append(server)
+        shown.append(server.process)
+        return server
+
+    yield run
+    for server in started:
+        shown.remove(server.process)
+        server.process.stop()
+
+
+@pytest.fixture(scope="session")
+def promtool() -> Path:
+    """Prometheus' own checker of rules."""
+    return _binary("promtool")
+
+
 @pytest.fixture(scope="module")
 def start(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Callable[..., Process]]:
     """Starts a program; it is stopped after the module's tests at the latest, and a failure shows its output."""
