@@ -107,9 +107,6 @@ class Alarm:
             + lgamma(believed)
         )
         self._believed_lgamma = lgamma(self._believed)
-        self._alternatives = [
-            _Alternatives(self.features, self._scores.shape[0], self.cells - _SPECIALS) for _ in range(_KEPT + 1)
-        ]
         self.reset()
 
     def reset(self) -> None:
@@ -120,6 +117,9 @@ class Alarm:
         self._snapshots = {0: self._total.copy()}
         self._expiries: deque[tuple[int, int]] = deque([(0, WINDOWS[-1])])
         self._ratios = np.zeros((len(WINDOWS), self.features))
+        self._alternatives = [
+            _Alternatives(self.features, self._scores.shape[0], self.cells - _SPECIALS) for _ in range(_KEPT + 1)
+        ]
         self._used = np.zeros((len(WINDOWS), self.features), np.bool_)
 
     def update(self, counts: Integers, design_effect: Floats | None = None) -> Floats:
@@ -263,7 +263,7 @@ class Alarm:
         below = normal_cdf((self._scores[self._position[chosen]] - shift) * scale)
         floor = _LEAST_SHARE * self._believed[chosen][:, None]
         q = np.where(real, np.maximum(np.diff(below, axis=2) * total, floor), 0.0)
-        q *= total / np.where(real.any(1)[:, None], q.sum(2, keepdims=True), 1.0)
+        q *= total / np.maximum(q.sum(2, keepdims=True), _LEAST_SHARE)
         return np.where(real, q, 1.0)
 
 
@@ -329,7 +329,7 @@ class DesignEffect:
                 block = self._total - self._starts[index]
                 self._starts[index] = self._total
                 self._add_pair(index, self._before[index].astype(np.float64), block.astype(np.float64))
-                self._before[index] = np.where(block.any(1)[:, None], block, self._before[index])
+                self._before[index] = np.where(block.max(axis=1, keepdims=True) > 0, block, self._before[index])
         if self._pane <= 2 * _LAG or self._pane % _LAG == 0:
             latest = self._by_statistic(len(_BLOCKS)).max(0)
             self._value = latest if self._pane <= 2 * _LAG else self._coming
@@ -431,7 +431,7 @@ class _Alternatives:
 def e_benjamini_hochberg(e: Floats, level: float) -> NDArray[np.bool_]:
     """Which hypotheses to reject, given their e-values (last axis), at a false-discovery rate of ``level``.
 
-    The k largest are, for the largest k whose k-th is at least F/(k·level), under any dependence (Wang and Ramdas 2022).
+    The k largest are, for the largest k whose k-th is at least F/(k·level); under any dependence (Wang, Ramdas 2022).
     """
     e = np.asarray(e, np.float64)
     features = e.shape[-1]
@@ -451,7 +451,7 @@ def _exp(logarithm: Floats) -> Floats:
 
 
 def _lgammas(*arrays: Floats) -> list[Floats]:
-    """ln Γ of each array, in one call."""
+    """The logarithm of Γ of each array, in one call."""
     results = lgamma(np.concatenate([array.ravel() for array in arrays]))
     ends = np.cumsum([array.size for array in arrays])
     return [

@@ -74,11 +74,11 @@ class Bins:
         Returns the counts, one per cell in the order of :attr:`cells`, and how many values were of a wrong type: text
         among numbers, a list among categories. Those are counted in the last cell, too; nothing raises.
         """
-        numbers = _as_numbers(values)
-        if numbers is not None and self.kind == "numeric":
-            return count_floats(numbers, self.edges), 0
-        if numbers is not None:
-            return _count_codes(numbers, self), 0
+        if self.kind == "numeric":
+            numbers = _as_numbers(values)
+            return self._count_objects(values) if numbers is None else (count_floats(numbers, self.edges), 0)
+        if isinstance(values, np.ndarray) and values.ndim == 1 and values.dtype.kind in "biuf":
+            return _count_codes(values, self), 0
         return self._count_objects(values)
 
     def _count_objects(self, values: Iterable[object]) -> tuple[Counts, int]:
@@ -91,7 +91,7 @@ class Bins:
         for value in values:
             try:
                 counted[value] = counted.get(value, 0) + 1
-            except TypeError:
+            except Exception:  # noqa: BLE001 - whatever a value's own __hash__ or __eq__ raises
                 unhashable += 1
         counts = np.zeros(self.values + SPECIALS, np.int64)
         if self.kind == "numeric":
@@ -222,12 +222,14 @@ def _counts_of_block(
     return [*counts, size - missing - positive - before, missing, negative + positive]
 
 
-def _count_codes(numbers: NDArray[np.float64], bins: Bins) -> Counts:
-    """Counts of categories that are numbers."""
+def _count_codes(numbers: NDArray[Any], bins: Bins) -> Counts:
+    """Counts of categories that are numbers, compared in their own type: float64 joins large whole numbers."""
     counts = np.zeros(bins.values + SPECIALS, np.int64)
-    distinct, times = np.unique(numbers, return_counts=True)
+    masked = np.ma.getmaskarray(numbers)
+    distinct, times = np.unique(np.ma.getdata(numbers)[~masked], return_counts=True)
     for value, often in zip(distinct.tolist(), times.tolist(), strict=True):
-        counts[-2 if math.isnan(value) else bins.codes.get(value, -1)] += often
+        counts[-2 if value != value else bins.codes.get(value, -1)] += often  # noqa: PLR0124 - NaN
+    counts[-2] += np.count_nonzero(masked)
     return counts
 
 
@@ -269,9 +271,9 @@ class MatrixCounter:
                 for row in range(0, len(block), _TILE):  # turned round tile by tile, which the caches prefer
                     tile = block[row : row + _TILE]
                     scratch[:, row : row + len(tile)] = tile.T
-                for column, index in zip(scratch[:, : len(block)], which, strict=True):
+                for position, (column, index) in enumerate(zip(scratch[:, : len(block)], which, strict=True)):
                     if self.columns[index].kind != "numeric":
-                        counted: Sequence[int] | Counts = _count_codes(column, self.columns[index])
+                        counted: Sequence[int] | Counts = _count_codes(block[:, position], self.columns[index])
                     else:
                         counted = _counts_of_block(column, self._edges[index], compared)
                     table[index, self._cells[index]] += counted

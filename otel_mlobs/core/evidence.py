@@ -25,6 +25,7 @@ _EXPECTED = 8.0  # the least that a cell must expect for PSI's large-sample dist
 _REST_SHARE = 0.1  # of the significance, spent on the pool that expects less
 _MOST_LIVE = 20.0  # live rows per row of the reference beyond which the rest's test gains nothing
 _SPECIALS = 2
+_LEAST = 1e-9  # rows; what divides is at least this, where nothing was counted
 _GOLDEN = 0.6180339887498949
 
 
@@ -84,15 +85,16 @@ def verdicts(
             f"{live.shape}, {reference.shape}, {real.shape} and {ordered.shape}"
         )
     n, rows = live.sum(1), reference.sum(1)
-    needed = _EXPECTED * rows / np.maximum(np.minimum(n, rows), 1e-300)
+    smaller = np.minimum(n, rows)
+    needed = np.where(smaller > 0.0, _EXPECTED * rows / np.maximum(smaller, _LEAST), np.inf)
     pools = _pool(live, reference, real, ordered, needed)
     cells = pools.tested.sum(1)
-    testable = (n > 0.0) & (rows > 0.0) & (cells + pools.rest >= 2)
+    testable = (smaller > 0.0) & (cells + pools.rest >= 2)
 
     # PSI among the pooled cells, given that a row is in one of them: its null does not depend on the rest
     live_shares, shares = smoothed(pools.live * pools.tested, pools.reference * pools.tested)
     pooled_n, pooled_rows = (pools.live * pools.tested).sum(1), (pools.reference * pools.tested).sum(1)
-    information = pooled_n * pooled_rows / np.maximum(pooled_n + pooled_rows, 1e-300)  # 1/s
+    information = pooled_n * pooled_rows / np.maximum(pooled_n + pooled_rows, _LEAST)  # 1/s
     distance = psi(live_shares, shares)
     df = np.maximum(cells - 1, 1)
     p_cells = np.where(cells >= 2, chi_square_sf(distance * information, df), 1.0)
@@ -114,7 +116,7 @@ def verdicts(
         drifted[which] = rest.certain(which, tolerance, _REST_SHARE * significance)
 
     everything = smoothed(pools.live, pools.reference)
-    noise = (np.count_nonzero(everything[0], axis=1) - 1.0) * (n + rows) / np.maximum(n * rows, 1e-300)
+    noise = (np.count_nonzero(everything[0], axis=1) - 1.0) * (n + rows) / np.maximum(n * rows, _LEAST)
     return Verdicts(
         psi=psi(*smoothed(live, reference)),
         psi_adjusted=np.maximum(psi(*everything) - noise, 0.0),

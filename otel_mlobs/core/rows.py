@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import struct
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
@@ -64,22 +64,29 @@ class RowReader:
             (index, bins.codes, float(bins.values)) for index, bins in enumerate(self.bins) if bins.kind != "numeric"
         ]
 
-    def values(self, row: Mapping[str, Any]) -> tuple[Any, ...]:
-        """The features' values of a mapping, in the profile's order; None for what it lacks."""
-        try:
-            values: tuple[Any, ...] = self.get(row)
-        except (KeyError, IndexError):
-            keys = set(row.keys())
-            values = tuple(row[name] if name in keys else None for name in self.names)
-        if len(row) != self.size or None in values:
-            self._note_unknown(row)
+    def values(self, row: Mapping[str, Any], note: int = 0) -> tuple[Any, ...]:
+        """The features' values of a mapping, in the profile's order; None for what it lacks.
+
+        Keys that the profile does not know are counted ``note`` times.
+        """
+        if type(row) is dict and len(row) == self.size:
+            try:
+                found: tuple[Any, ...] = self.get(row)
+                return found
+            except KeyError:
+                pass
+        keys = set(row.keys())  # asked first: a defaultdict would answer for what it lacks, and keep it
+        values = tuple(row[name] if name in keys else None for name in self.names)
+        if not keys <= self._known:
+            self._unknown_keys(keys, note)
         return values
 
-    def _note_unknown(self, row: Mapping[str, Any]) -> None:
-        for key in row.keys():  # noqa: SIM118 - a pandas Series iterates over its values
-            if key not in self._known:
-                name = str(key)[:_NAME_LENGTH]
-                self.unknown[name if name in self.unknown or len(self.unknown) < _NAMES_KEPT else "…"] += 1
+    def _unknown_keys(self, keys: Iterable[Any], times: int) -> None:
+        if times:
+            for key in keys:
+                if key not in self._known:
+                    name = str(key)[:_NAME_LENGTH]
+                    self.unknown[name if name in self.unknown or len(self.unknown) < _NAMES_KEPT else "…"] += times
 
     def encode(self, values: Sequence[Any], odd: list[int]) -> bytes:
         """Pack one row's values; the indexes of those of a wrong type are appended to ``odd``.
@@ -107,46 +114,48 @@ class RowReader:
                 odd.append(index)
         return self.pack(*encoded)
 
-    def read(self, inputs: Any) -> tuple[Any, ...] | Floats | Columns | list[Any]:
+    def read(self, inputs: Any, *, note: bool = False) -> tuple[Any, ...] | Floats | Columns | list[Any]:
         """What ``inputs`` is: one row's values, a matrix, a batch of columns, or a list of rows.
 
-        Raises :class:`ShapeError` where it has none of the profile's shapes.
+        With ``note`` unknown keys are counted. Raises :class:`ShapeError` where it has none of the profile's shapes.
         """
         if isinstance(inputs, Mapping) or (hasattr(inputs, "keys") and not hasattr(inputs, "columns")):
-            return self._read_mapping(inputs)
+            return self._read_mapping(inputs, int(note))
         if isinstance(inputs, np.ndarray):
             return self._read_array(inputs)
-        if isinstance(inputs, tuple) and hasattr(inputs, "_fields"):  # a named tuple, a row of SQLAlchemy
-            return self.values(dict(zip(inputs._fields, inputs, strict=False)))
-        if isinstance(inputs, tuple) and hasattr(inputs, "__fields__"):  # a row of Spark
-            return self.values(dict(zip(inputs.__fields__, inputs, strict=False)))
+        fields = getattr(inputs, "_fields", None) or getattr(inputs, "__fields__", None)
+        if isinstance(inputs, tuple) and fields is not None:  # a named tuple, a row of SQLAlchemy or Spark
+            return self.values(dict(zip(fields, inputs, strict=False)), int(note))
         if isinstance(inputs, (list, tuple)):
             return self._read_sequence(inputs)
         names = getattr(inputs, "column_names", None) or getattr(inputs, "columns", None)
         if names is not None and not callable(names):
-            return self._read_frame(inputs, names)
+            return self._read_frame(inputs, names, note=note)
         if hasattr(inputs, "__array__") and hasattr(inputs, "shape"):
             return self._read_array(_array(inputs))
         raise ShapeError(f"inputs of type {type(inputs).__name__} are neither a row nor a batch")
 
-    def _read_mapping(self, inputs: Any) -> tuple[Any, ...] | Columns:
-        values = self.values(inputs)
+    def _read_mapping(self, inputs: Any, note: int) -> tuple[Any, ...] | Columns:
+        values = self.values(inputs, note)
         first = next((value for value in values if value is not None), None)
-        if type(first) in _PLAIN or not _is_column(first):
-            return values
+        if type(first) in _PLAIN or not all(value is None or _is_column(value) for value in values):
+            return values  # what is nested in a row is of a wrong type
         return Columns(values)
 
     def _read_array(self, array: Any) -> tuple[Any, ...] | Floats | list[Any]:
         if array.dtype.names:  # a structured array, or a row of one
             known = {name: array[name] for name in array.dtype.names}
-            values = self.values(known)
-            return Columns(values) if array.ndim else values
+            if array.ndim:
+                return Columns(self.values(known))
+            return self.values({name: value.item() for name, value in known.items()})
         if array.ndim == 1 and self.size == 1 and len(array) != 1:
             array = array.reshape(-1, 1)
         if array.ndim not in (1, 2) or array.shape[-1] != self.size:
             if array.size == 0 and array.ndim <= 2:
                 return []
             raise ShapeError(f"an array of shape {array.shape}, where the profile has {self.size} features")
+        if array.dtype.kind in "mM":  # as numbers they would be nanoseconds
+            return tuple(array) if array.ndim == 1 else [tuple(row) for row in array]
         if array.ndim == 1:
             return tuple(array.tolist())
         if array.dtype.kind not in "biuf":
@@ -165,14 +174,15 @@ class RowReader:
             return list(inputs)
         return tuple(inputs)
 
-    def _read_frame(self, frame: Any, names: Any) -> Columns:
+    def _read_frame(self, frame: Any, names: Any, *, note: bool) -> Columns:
+        if not hasattr(frame, "__len__"):
+            raise ShapeError(f"a {type(frame).__name__} holds no rows yet: collect it first")
         there = [str(name) for name in names]
         unknown = [name for name in there if name not in self._known]
         if unknown and len(there) == self.size and len(unknown) == self.size:
             raise ShapeError(f"a frame with none of the profile's columns: {', '.join(there[:5])}, …")
-        rows = len(frame)
-        for name in unknown:
-            self.unknown[name[:_NAME_LENGTH] if len(self.unknown) < _NAMES_KEPT else "…"] += rows
+        if note and unknown:
+            self._unknown_keys(unknown, len(frame))
         originals = {str(name): name for name in names}
         return Columns(_column(frame, originals[name]) if name in originals else None for name in self.names)
 
@@ -207,6 +217,8 @@ class OutputReader:
     def _shaped(self, array: Floats) -> Floats:
         if array.ndim == 0:
             array = array.reshape(1)
+        if not array.size:
+            return np.empty((0, self.size))
         if self.size > 1:
             if array.ndim == 1:
                 array = array.reshape(1, -1)
@@ -226,6 +238,8 @@ class OutputReader:
         return self.pack(number)
 
     def _codes_of(self, array: NDArray[Any], odd: list[int]) -> Floats:
+        if array.ndim > 1 and array.shape != (len(array), 1):
+            raise ShapeError(f"outputs of shape {array.shape}, where one class per row was expected")
         encoded = []
         for value in array.reshape(-1).tolist():
             number, wrong = _code(value, self.bins[0])
@@ -258,12 +272,14 @@ def vector_columns(probabilities: Floats) -> Floats:
     Shape (n, k) in, (n, 3) out.
     """
     with np.errstate(all="ignore"):
-        broken = np.isnan(probabilities).any(axis=1)
         confidence = probabilities.max(axis=1)
         inner = np.where(probabilities > 0, probabilities * np.log(probabilities), 0.0)
         entropy = -inner.sum(axis=1) / math.log(probabilities.shape[1])
         chosen = probabilities.argmax(axis=1).astype(np.float64)
-    return np.where(broken[:, None], np.nan, np.column_stack([chosen, confidence, entropy]))
+    # Rounding may go beyond 1, where the reference has no cell
+    columns = np.column_stack([chosen, np.minimum(confidence, 1.0), np.clip(entropy, 0.0, 1.0)])
+    columns[np.isnan(probabilities).any(axis=1)] = np.nan
+    return columns
 
 
 def _single(names: tuple[str, ...]) -> Callable[[Any], tuple[Any, ...]]:
@@ -284,7 +300,7 @@ def _code(value: Any, bins: Bins) -> tuple[float, bool]:
         return math.nan, False
     try:
         found = bins.codes.get(value)
-    except TypeError:
+    except Exception:  # noqa: BLE001 - what cannot be hashed is no category
         return math.inf, True
     if found is not None:
         return float(found), False
@@ -292,7 +308,7 @@ def _code(value: Any, bins: Bins) -> tuple[float, bool]:
 
 
 def _is_column(value: Any) -> bool:
-    if isinstance(value, (str, bytes, Mapping)) or not hasattr(value, "__len__"):
+    if isinstance(value, (str, bytes, Mapping, set, frozenset)) or not hasattr(value, "__len__"):
         return False
     shape = getattr(value, "shape", (1,))
     return len(shape) == 1
@@ -303,8 +319,11 @@ def _column(frame: Any, name: Any) -> Any:
     column = frame[name]
     kind = str(getattr(column, "dtype", getattr(column, "type", ""))).lower()
     if kind.startswith(("int", "uint", "float", "bool", "double")) and hasattr(column, "to_numpy"):
-        array = column.to_numpy()
-        if array.dtype.kind in "biuf":
+        try:
+            array = column.to_numpy()
+        except (TypeError, ValueError):  # Arrow's, where it holds nulls or booleans
+            array = None
+        if array is not None and array.dtype.kind in "biuf":
             return array
     for method in ("to_pylist", "to_list", "tolist"):
         if hasattr(column, method):

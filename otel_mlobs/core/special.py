@@ -108,8 +108,9 @@ def noncentral_chi_square_sf(x: ArrayLike, df: ArrayLike, noncentrality: ArrayLi
     """P(X > x) for a noncentral chi-square, absolute error under 1e-12 + 1e-14 · noncentrality.
 
     ``df`` is whole and at least 1. The Poisson mixture of central chi-squares, exact but for what lies further than 9
-    standard deviations from the mean of the mixture. Birgé's bounds (2001, An alternative point of view on Lepski's method, lemma 8.1) say where the
-    result is within 1e-16 of 0 or 1, and nothing is summed there. Time and memory grow as √noncentrality.
+    standard deviations from the mean of the mixture. Birgé's bounds (2001, An alternative point of view on Lepski's
+    method, lemma 8.1) say where the result is within 1e-16 of 0 or 1, and nothing is summed there. Time and memory grow
+    as √noncentrality.
     """
     x, df, noncentrality = np.broadcast_arrays(*(np.asarray(v, np.float64) for v in (x, df, noncentrality)))
     shape = x.shape

@@ -85,7 +85,7 @@ class Tally:
                 except Exception:  # noqa: BLE001, S110 - a key or a value is not as usual: see below
                     pass
         try:
-            read = self.rows.read(inputs)
+            read = self.rows.read(inputs, note=True)
             if isinstance(read, tuple):
                 self.add_row(read)
             elif isinstance(read, np.ndarray):
@@ -96,6 +96,8 @@ class Tally:
                 self._add_rows(read)
         except ShapeError as error:
             self._refuse(error, 1)
+        except Exception as error:  # noqa: BLE001 - a frame or mapping of the user's that cannot be read
+            self._refuse(_unreadable(error, inputs), 1)
 
     def add_row(self, values: tuple[Any, ...]) -> None:
         """Count one row's values, in the profile's order."""
@@ -109,6 +111,8 @@ class Tally:
         self.refusals.append(str(error))
 
     def _add_matrix(self, matrix: NDArray[Any]) -> None:
+        if not len(matrix):
+            return
         if len(matrix) <= _SMALL_BATCH and not self.once_per_request:
             if matrix.dtype == np.float64 and self.rows.numeric:
                 self.queued.extend(map(bytes, np.ascontiguousarray(matrix)))
@@ -133,9 +137,9 @@ class Tally:
             raise ShapeError("the columns of a batch differ in length")
         table = self.counter.table()
         for index, column in enumerate(columns):
-            values = repeat(None, rows) if column is None else column
-            if self.once_per_request and column is not None:
-                values = _once_if_constant(column)
+            values: Any = repeat(None, rows) if column is None else column
+            if self.once_per_request and rows:
+                values = [None] if column is None else _once_if_constant(column)
             counts, odd = self.counter.columns[index].count(values)
             self.counter.add(table, index, counts)
             if odd:
@@ -146,7 +150,7 @@ class Tally:
         read = []
         for row in rows:
             try:
-                values = self.rows.read(row)
+                values = self.rows.read(row, note=True)
                 if not isinstance(values, tuple):
                     raise ShapeError(f"a row of type {type(row).__name__} that holds rows itself")
                 if len(values) != self.rows.size:
@@ -154,6 +158,8 @@ class Tally:
                 read.append(values)
             except ShapeError as error:
                 self._refuse(error, 1)
+            except Exception as error:  # noqa: BLE001 - one row that cannot be read is not the others' trouble
+                self._refuse(_unreadable(error, row), 1)
         if self.once_per_request and len(read) > 1:
             self._add_columns(Columns(list(column) for column in zip(*read, strict=True)))
             return
@@ -171,6 +177,9 @@ class Tally:
         except ShapeError as error:
             self._refuse(error, 1)
             return
+        except Exception as error:  # noqa: BLE001 - an object of the user's that cannot be read
+            self._refuse(_unreadable(error, outputs), 1)
+            return
         if odd:
             self._odd.extend([self.rows.size] * len(odd))
         if isinstance(encoded, bytes):
@@ -186,7 +195,7 @@ class Tally:
         """How many values of ``inputs`` are missing, outside the reference's range, and unseen or of a wrong type."""
         try:
             read = self.rows.read(inputs)
-        except ShapeError:
+        except Exception:  # noqa: BLE001 - it was refused when it was counted, and that was said
             return 0, 0, 0
         if isinstance(read, tuple):
             return self._inspect_row(read)
@@ -203,7 +212,7 @@ class Tally:
             if not isinstance(row, tuple):
                 try:
                     values = self.rows.read(row)
-                except ShapeError:
+                except Exception:  # noqa: BLE001, S112 - it was refused when it was counted, and that was said
                     continue
             if isinstance(values, tuple):
                 found = self._inspect_row(values)
@@ -212,15 +221,18 @@ class Tally:
 
     def _inspect_row(self, values: tuple[Any, ...]) -> tuple[int, int, int]:
         missing = outside = unseen = 0
+        if len(values) != len(self._limits):
+            return 0, 0, 0
         for value, (low, high, codes) in zip(values, self._limits, strict=False):
             try:
                 if (low <= value <= high) if codes is None else (value in codes):
                     continue
-            except (TypeError, ValueError):
+            except Exception:  # noqa: BLE001, S110 - a value's own comparison may raise whatever it likes
                 pass
-            if is_missing(value):
+            number = as_number(value) if codes is None else None
+            if is_missing(value) or (number is not None and math.isnan(number)):
                 missing += 1
-            elif codes is None and (number := as_number(value)) is not None and math.isfinite(number):
+            elif number is not None and math.isfinite(number):
                 outside += not low <= number <= high
             else:
                 unseen += 1
@@ -318,12 +330,16 @@ def _taken(queue: deque[Any]) -> list[Any]:
     return [take() for _ in range(len(queue))]
 
 
+def _unreadable(error: Exception, value: object) -> ShapeError:
+    return ShapeError(f"{type(error).__name__} while reading a {type(value).__name__}")
+
+
 def _once_if_constant(column: Any) -> Any:
     """One value where all are equal, all where not."""
-    first = column[0] if len(column) else None
+    first = next(iter(column), None)
     try:
         if all(value == first or (value != value and first != first) for value in column):  # noqa: PLR0124
             return [first]
-    except (TypeError, ValueError):  # values that cannot be compared are counted one by one
+    except Exception:  # noqa: BLE001, S110 - values that cannot be compared are counted one by one
         pass
     return column

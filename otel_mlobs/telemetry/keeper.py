@@ -32,10 +32,10 @@ class Keeper:
         self._kept: tuple[weakref.ref[Kept], ...] = ()
         self._running = False
 
-    def keep(self, one: Kept) -> None:
-        """Tick ``one`` from now on, for as long as somebody else holds it."""
-        if not self._lock.acquire(blocking=False):  # a signal handler within this very method: the next row tries again
-            return
+    def keep(self, one: Kept) -> bool:
+        """Tick ``one`` from now on, for as long as somebody else holds it; false where that must be tried again."""
+        if not self._lock.acquire(blocking=False):  # another thread, or a signal handler within this very method
+            return False
         try:
             there = tuple(ref for ref in self._kept if ref() is not None)
             if not any(ref() is one for ref in there):
@@ -45,6 +45,7 @@ class Keeper:
                 thread.start()  # from Python 3.12 on this fails while the interpreter exits
                 self._running = True
             self._wake.set()
+            return True
         finally:
             self._lock.release()
 

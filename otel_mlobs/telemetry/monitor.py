@@ -160,6 +160,7 @@ class Monitor:
         self._status: Status = _INSUFFICIENT
         self._change: tuple[Status, Status, list[str]] | None = None
         self._due = float("-inf")
+        self._kept = False
         self.drift_attributes: dict[str, str | float] = {
             semconv.PROFILE_ID: self.profile.id,
             semconv.DRIFT_STATUS: _INSUFFICIENT,
@@ -224,14 +225,17 @@ class Monitor:
         """The clock has passed the end of a pane: see to it here, or let the keeper's thread do it."""
         now = self._clock()
         counting = self._counting
+        if not (self._inline or self._kept):
+            self._kept = keeper.keep(self)
         if counting.due is None:
             counting.advance(now)
-            if not self._inline:
-                keeper.keep(self)
         elif self._inline or now >= counting.due + counting.pane:  # its thread is late, or cannot run here
             self.tick(now)
         due = counting.due or now
-        self._due = due if self._inline else due + counting.pane
+        if self._inline:
+            self._due = due
+        elif self._kept:
+            self._due = due + counting.pane
 
     def tick(self, now: float | None = None) -> float:
         """End what panes are over at ``now``; returns when the next one is. The keeper's thread calls this."""
@@ -240,7 +244,8 @@ class Monitor:
             self._publish(counting.results() or ())
             self._say_oddities()
         due = counting.due or 0.0
-        self._due = due if self._inline else due + counting.pane
+        if self._inline or self._kept:
+            self._due = due if self._inline else due + counting.pane
         return due
 
     def _publish(self, results: Sequence[DriftResult]) -> None:
