@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from otel_mlobs.telemetry.config import force_flush as force_flush
     from otel_mlobs.telemetry.config import shutdown as shutdown
     from otel_mlobs.telemetry.monitor import Monitor as Monitor
-    from otel_mlobs.telemetry.monitor import MonitorStatus as MonitorStatus
     from otel_mlobs.telemetry.operations import Operation as Operation
     from otel_mlobs.telemetry.operations import candidate_generation as candidate_generation
     from otel_mlobs.telemetry.operations import current_operation as current_operation
@@ -32,13 +31,14 @@ if TYPE_CHECKING:
     from otel_mlobs.telemetry.operations import operation as operation
     from otel_mlobs.telemetry.operations import prediction as prediction
     from otel_mlobs.telemetry.operations import ranking as ranking
+    from otel_mlobs.telemetry.status import MonitorStatus as MonitorStatus
 
 _HOMES = {
     "ConfigurationError": "otel_mlobs.errors",
     "DriftResult": "otel_mlobs.core.drift",
     "MissingExtraError": "otel_mlobs.errors",
     "Monitor": "otel_mlobs.telemetry.monitor",
-    "MonitorStatus": "otel_mlobs.telemetry.monitor",
+    "MonitorStatus": "otel_mlobs.telemetry.status",
     "Operation": "otel_mlobs.telemetry.operations",
     "Profile": "otel_mlobs.core.profile",
     "candidate_generation": "otel_mlobs.telemetry.operations",

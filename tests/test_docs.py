@@ -14,6 +14,7 @@ from opentelemetry.sdk import environment_variables
 from otel_mlobs import __all__ as public_names
 from otel_mlobs import semconv, settings
 from otel_mlobs.tools import cli
+from otel_mlobs.tools.drift_rules import drift_rules
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [
@@ -32,8 +33,10 @@ def _read(page: Path) -> str:
 
 def _names_of_signals() -> set[str]:
     attributes = [*semconv.COMMON_ATTRIBUTES, *(each for span in semconv.SPANS for each in span.attributes)]
+    events = [event for span in semconv.SPANS for event in span.events]
+    attributes += [each for event in events for each in event.attributes]
     attributes += [each for metric in semconv.METRICS for each in metric.attributes]
-    return {each.key for each in attributes} | {metric.name for metric in semconv.METRICS}
+    return {each.key for each in attributes} | {metric.name for metric in semconv.METRICS} | {event.name for event in events}
 
 
 def test_the_configuration_page_lists_every_setting_once() -> None:
@@ -54,7 +57,7 @@ def test_the_configuration_page_lists_every_backend_with_its_signals() -> None:
 
 @each_page
 def test_names_of_signals_exist(page: Path) -> None:
-    """Every `mlobs.*` name that a page mentions is in semconv, also as Prometheus writes it."""
+    """Every `mlobs.*` name that a page mentions is in semconv, also as Prometheus writes it, or in the rules."""
     known = _names_of_signals()
     text = _read(page)
     own = {
@@ -67,8 +70,9 @@ def test_names_of_signals_exist(page: Path) -> None:
         if not re.fullmatch(r"mlobs_telemetry|mlobs_?_.*__.*", name)
     }
     underscored = {name.replace(".", "_") for name in known}
-    endings = ("", "_total", "_seconds", "_seconds_bucket", "_seconds_count", "_seconds_sum")
-    assert in_promql <= {name + ending for name in underscored for ending in endings}
+    endings = ("", "_total", "_seconds", "_seconds_bucket", "_seconds_count", "_seconds_sum", "_ratio")
+    recorded = set(re.findall(r"\bmlobs_[a-z_]+\b", drift_rules()))
+    assert in_promql <= recorded | {name + ending for name in underscored for ending in endings}
 
 
 @each_page

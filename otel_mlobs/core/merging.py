@@ -68,8 +68,8 @@ def _number(value: float | None) -> float:
 
 def _pooled(ours: int, mine: float, theirs: int, yours: float) -> float:
     total = ours + theirs
-    if not ours or not theirs:
-        return yours if theirs else mine
+    if not total:
+        return mine
     return mine * (ours / total) + yours * (theirs / total)
 
 

@@ -6,20 +6,21 @@ import logging
 import os
 import time
 import weakref
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from otel_mlobs import semconv
 from otel_mlobs.core.drift import METHODS, DriftResult, Status
+from otel_mlobs.core.evidence import detectable
 from otel_mlobs.core.profile import Profile
 from otel_mlobs.settings.checks import number
 from otel_mlobs.telemetry import collected, guard, series
 from otel_mlobs.telemetry.counting import Counting
 from otel_mlobs.telemetry.keeper import keeper
 from otel_mlobs.telemetry.readings import encodable
+from otel_mlobs.telemetry.status import Limits, MonitorStatus, overall
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
     from opentelemetry.trace import Span
 
@@ -33,40 +34,6 @@ _WEEK_S = 7 * 24 * 3600.0
 _PANES = 60
 _NAMED_IN_EVENT = 20
 _INSUFFICIENT: Status = "insufficient_data"
-
-
-@dataclass(frozen=True)
-class MonitorStatus:
-    """What a monitor knows at one moment.
-
-    Attributes:
-        status: ``"drift"`` if anything drifts, ``"insufficient_data"`` if there is too little of everything, else
-            ``"ok"``.
-        features: feature name → :class:`DriftResult`.
-        prediction: the outputs' :class:`DriftResult`: the score, class or value; None where the profile has none.
-        outputs: every output by name; probability vectors have ``class``, ``confidence`` and ``entropy``.
-        rows: rows in the window.
-        window: its length in seconds.
-        model: the profile's model.
-        version: its version.
-        profile_id: its content id.
-        unknown: keys that rows had and the profile has not, and how often; at most 100 names.
-        refused: rows and batches that did not have the profile's shape; they are in no count.
-        omitted_series: series left out because of ``max_series``.
-    """
-
-    status: Status
-    features: Mapping[str, DriftResult]
-    prediction: DriftResult | None
-    outputs: Mapping[str, DriftResult] = field(repr=False)
-    rows: int
-    window: float
-    model: str
-    version: str | None
-    profile_id: str
-    unknown: Mapping[str, int]
-    refused: int
-    omitted_series: int
 
 
 class Monitor:
@@ -134,6 +101,7 @@ class Monitor:
         self.profile = profile
         self._clock = time.time if clock is None else clock
         self._inline = clock is not None
+        panes_per_alarm = max(1.0, _WEEK_S / pane / false_alarms_per_week)
         self._counting = counting = Counting(
             profile,
             panes=max(1, round(window / pane)),
@@ -141,10 +109,11 @@ class Monitor:
             once_per_request=unit == "request",
             tolerance=tolerance,
             significance=significance,
-            panes_per_alarm=max(1.0, _WEEK_S / pane / false_alarms_per_week),
+            panes_per_alarm=panes_per_alarm,
             min_rows=min_rows,
         )
         self._tally = counting.tally
+        self._limits = self._told_limits(panes_per_alarm)
         self._series = series.series_of(profile, counting.reference, self._settings["methods"], int(max_series))
         self._series.add(counting)
         self._retire = weakref.finalize(self, self._series.retire, counting)
@@ -165,6 +134,14 @@ class Monitor:
             semconv.PROFILE_ID: self.profile.id,
             semconv.DRIFT_STATUS: _INSUFFICIENT,
         }
+
+    def _told_limits(self, panes_per_alarm: float) -> Limits:
+        columns = self.profile.columns
+        rows = min((column.rows for column in columns if column.rows), default=0)
+        if not rows:
+            return Limits(0, float("inf"), 1.0)
+        found = detectable(rows, features=len(columns), panes_per_alarm=panes_per_alarm)
+        return Limits(rows, found.shift, found.new_share)
 
     def __repr__(self) -> str:
         profile = self.profile
@@ -251,7 +228,7 @@ class Monitor:
     def _publish(self, results: Sequence[DriftResult]) -> None:
         """Make the newest results what spans carry from now on."""
         features = len(self.profile.features)
-        status = _overall(results)
+        status = overall(results)
         attributes: dict[str, str | float] = {semconv.PROFILE_ID: self.profile.id, semconv.DRIFT_STATUS: status}
         names = [encodable(one.name if i < features else f"prediction.{one.name}") for i, one in enumerate(results)]
         ranked = sorted(zip(results, names, strict=True), key=_furthest, reverse=True)
@@ -300,7 +277,7 @@ class Monitor:
         features = len(self.profile.features)
         outputs = {one.name: one for one in results[features:]}
         return MonitorStatus(
-            status=_overall(results),
+            status=overall(results),
             features={one.name: one for one in results[:features]},
             prediction=results[features] if outputs else None,
             outputs=outputs,
@@ -312,6 +289,7 @@ class Monitor:
             unknown=dict(self._tally.rows.unknown),
             refused=self._tally.refused_rows,
             omitted_series=self._series.omitted,
+            limits=self._limits,
         )
 
     def close(self) -> None:
@@ -356,11 +334,6 @@ def _checked_methods(methods: Sequence[str]) -> tuple[str, ...]:
     if isinstance(methods, str) or not all(method in known for method in methods):
         raise ValueError(f"methods must be some of {', '.join(known)}, got {methods!r}")
     return tuple(methods)
-
-
-def _overall(results: Sequence[DriftResult]) -> Status:
-    statuses = {result.status for result in results}
-    return "drift" if "drift" in statuses else "ok" if "ok" in statuses else _INSUFFICIENT
 
 
 def _furthest(ranked: tuple[DriftResult, str]) -> tuple[bool, bool, float, float]:
