@@ -75,7 +75,7 @@ def slow(session: nox.Session) -> None:
 @nox.session
 def integration(session: nox.Session) -> None:
     """The tests against real servers; `python scripts/servers.py build jaeger prometheus` builds those."""
-    session.install(".[all]", *group("test"))
+    session.install(".[all]", *group("test"), *group("databases"))
     pytest(session, "-m", "integration", "tests/integration")
 
 

@@ -32,7 +32,7 @@ SPECIALS = 2
 
 _BLOCK = 32_768
 _SCRATCH = 131_072
-_TILE = 512
+_TILE = 256
 """Rows compared at a time, numbers copied for it (1 MB), rows turned round at a time: bounded, within the caches."""
 
 
@@ -192,7 +192,8 @@ def count_floats(column: NDArray[np.float64], edges: Sequence[float]) -> Counts:
     boxed = _boxed(edges)
     with np.errstate(all="ignore"):
         for start in range(0, column.size, _BLOCK):
-            counts += _counts_of_block(column[start : start + _BLOCK], boxed, compared)
+            block = column[start : start + _BLOCK]
+            counts += _counts_of_block(block, boxed, compared[: block.size], finite=False)
     return counts
 
 
@@ -202,24 +203,19 @@ def _boxed(edges: Sequence[float]) -> list[NDArray[np.float64]]:
 
 
 def _counts_of_block(
-    column: NDArray[np.float64], edges: Sequence[NDArray[np.float64]], compared: NDArray[np.bool_]
+    column: NDArray[np.float64], edges: Sequence[NDArray[np.float64]], compared: NDArray[np.bool_], *, finite: bool
 ) -> list[int]:
-    """The counts of at most ``_BLOCK`` values."""
+    """The counts of at most ``_BLOCK`` values; ``finite`` where it is known that all of them are."""
     size = column.size
-    compared = compared[:size]
     missing = negative = positive = 0
-    if not math.isfinite(np.add.reduce(column)):  # something is not finite, or the sum overflows
+    if not (finite or math.isfinite(np.add.reduce(column))):  # something is not finite, or the sum overflows
         missing = int(np.count_nonzero(column != column))  # noqa: PLR0124 - NaN is what differs from itself
         negative = int(np.count_nonzero(column == -np.inf))
         positive = int(np.count_nonzero(column == np.inf))
-    counts = []
-    before = negative
     count_nonzero, less_equal = np.count_nonzero, np.less_equal
-    for edge in edges:
-        below = int(count_nonzero(less_equal(column, edge, compared)))
-        counts.append(below - before)
-        before = below
-    return [*counts, size - missing - positive - before, missing, negative + positive]
+    below = [count_nonzero(less_equal(column, edge, compared)) for edge in edges]
+    counts = [upper - lower for lower, upper in zip([negative, *below], below, strict=False)]
+    return [*counts, size - missing - positive - (below[-1] if below else negative), missing, negative + positive]
 
 
 def _count_codes(numbers: NDArray[Any], bins: Bins) -> Counts:
@@ -265,18 +261,26 @@ class MatrixCounter:
         size = max(1, min(rows, _BLOCK, _SCRATCH // max(width, 1)))
         scratch = np.empty((width, size))
         compared = np.empty(size, np.bool_)
+        counted = np.zeros(sum(len(self._cells[index]) for index in which), np.int64)
         with np.errstate(all="ignore"):
             for start in range(0, rows, size):
                 block = matrix[start : start + size]
+                part = scratch[:, : len(block)]
                 for row in range(0, len(block), _TILE):  # turned round tile by tile, which the caches prefer
                     tile = block[row : row + _TILE]
-                    scratch[:, row : row + len(tile)] = tile.T
-                for position, (column, index) in enumerate(zip(scratch[:, : len(block)], which, strict=True)):
-                    if self.columns[index].kind != "numeric":
-                        counted: Sequence[int] | Counts = _count_codes(block[:, position], self.columns[index])
+                    part[:, row : row + len(tile)] = tile.T
+                finite = math.isfinite(np.add.reduce(part, axis=None))
+                counts: list[int] = []
+                for position, index in enumerate(which):
+                    if self.columns[index].kind == "numeric":
+                        edges = self._edges[index]
+                        counts += _counts_of_block(part[position], edges, compared[: len(block)], finite=finite)
                     else:
-                        counted = _counts_of_block(column, self._edges[index], compared)
-                    table[index, self._cells[index]] += counted
+                        counts += _count_codes(block[:, position], self.columns[index]).tolist()
+                counted += counts
+        cells = [index * self.width + self._cells[index] for index in which]
+        if cells:
+            table.reshape(-1)[np.concatenate(cells)] += counted
 
 
 def numeric_edges(quantiles: Iterable[float], minimum: float, maximum: float) -> tuple[float, ...]:

@@ -71,10 +71,8 @@ class MonitorStatus:
 
     def __str__(self) -> str:
         """A table for people: what drifts first, then the rest by how far it moved."""
-        version = f" {self.version}" if self.version else ""
-        lines = [
-            f"{self.model}{version} · profile {self.profile_id} · {self.status} · {self.rows:,} rows in {self.window:g} s"
-        ]
+        name = f"{self.model} {self.version}" if self.version else self.model
+        lines = [f"{name} · profile {self.profile_id} · {self.status} · {self.rows:,} rows in {self.window:g} s"]
         named = [*self.features.items(), *((f"prediction.{name}", one) for name, one in self.outputs.items())]
         named.sort(key=lambda item: (item[1].status != "drift", -_number(item[1].psi_adjusted)))
         width = max([7, *(len(name) for name, _ in named)])
@@ -98,10 +96,15 @@ def _number(value: float) -> float:
     return -1.0 if math.isnan(value) else value
 
 
+def _moment(seconds: float) -> str:
+    try:
+        return dt.datetime.fromtimestamp(seconds, dt.timezone.utc).strftime("%Y-%m-%d %H:%M:%SZ")
+    except (OverflowError, OSError, ValueError):  # a clock of one's own need not count from 1970
+        return f"{seconds:g} s"
+
+
 def _line(one: DriftResult) -> str:
-    since = ""
-    if one.since is not None:
-        since = dt.datetime.fromtimestamp(one.since, dt.timezone.utc).strftime("%Y-%m-%d %H:%M:%SZ")
+    since = "" if one.since is None else _moment(one.since)
     how = "+".join(name for name, said in (("verdict", one.drifted), ("alarm", one.alarm)) if said)
     status = how or one.status
     return f"{status:17}  {one.psi:7.4f}  {one.p_value:8.2g}  {one.evidence:8.1f}  {one.missing:7.2%}  {since}".rstrip()
