@@ -7,8 +7,11 @@ was emitted.
 
 from __future__ import annotations
 
+import os
 from contextlib import ExitStack
 from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from sybil import Sybil
@@ -23,6 +26,10 @@ def _setup(namespace: dict[str, Any]) -> None:
 
     namespace["__name__"] = "__main__"  # Flask(__name__) looks for the folder of that module
     stack = ExitStack()
+    # a page's code may write files
+    folder = stack.enter_context(TemporaryDirectory())
+    stack.callback(os.chdir, Path.cwd())
+    os.chdir(folder)
     stack.enter_context(testing.strict())
     namespace["telemetry"] = stack.enter_context(testing.capture())
     namespace["no_demo"] = find_spec("flask") is None or find_spec("sklearn") is None

@@ -1,0 +1,256 @@
+"""``otel-mlobs profile``: its arguments, and what it prints."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from otel_mlobs.tools.terminal import progress, shows_unicode
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Sequence
+
+    from otel_mlobs.core.profile import Column, Profile
+
+_ACTIONS = ("fit", "show", "diff")
+_NAMED_CATEGORIES = 3
+_BELIEVED = 10_000
+"""Rows of a reference beyond which the alarm believes it no more: see :mod:`otel_mlobs.core.alarm`."""
+
+
+def with_action(arguments: Sequence[str]) -> list[str]:
+    """``profile FILE …`` as ``profile fit FILE …``: what most people come for needs no word of its own.
+
+    A table that is really called ``show`` is reached as ``./show``.
+    """
+    given = list(arguments)
+    if given[:1] == ["profile"] and len(given) > 1 and given[1] not in (*_ACTIONS, "-h", "--help"):
+        given.insert(1, "fit")
+    return given
+
+
+def add(commands: Any) -> None:
+    """Add the command and its actions to the parser."""
+    profile = commands.add_parser(
+        "profile",
+        help="fit a profile to training data (Parquet, CSV, a SQL query); show one; compare two",
+        description="otel-mlobs profile train.parquet --output churn.profile.json --model churn fits a profile: the "
+        "word fit may be left out.",
+    )
+    actions = profile.add_subparsers(dest="action", required=True, metavar="action")
+    _add_fit(actions)
+    show = actions.add_parser("show", help="draw a profile's distributions")
+    show.add_argument("file", metavar="PROFILE")
+    show.set_defaults(run=_show)
+    diff = actions.add_parser("diff", help="what lies between two profiles: features, bins, PSI")
+    diff.add_argument("before", metavar="BEFORE")
+    diff.add_argument("after", metavar="AFTER")
+    diff.set_defaults(run=_diff)
+
+
+def _add_fit(actions: Any) -> None:
+    fit = actions.add_parser(
+        "fit",
+        help="fit a profile to a table",
+        description="Fit a profile to a Parquet or CSV file (empty, NA, NULL and null are missing), to several that a "
+        "quoted pattern names, or to a SQL query. The database counts; no row is held in memory.",
+    )
+    fit.add_argument("file", metavar="FILE", nargs="?", help="Parquet or CSV")
+    fit.add_argument("--query", metavar="SQL", help="what to select, instead of FILE; it runs several times per column")
+    fit.add_argument("--database", metavar="URL", help="as postgresql://user@host/name; PGPASSWORD has the password")
+    fit.add_argument("--database-env", metavar="VARIABLE", help="the environment variable that holds the URL")
+    fit.add_argument("--output", "-o", metavar="PROFILE", required=True, help="the file to write")
+    fit.add_argument("--model", metavar="NAME", required=True)
+    fit.add_argument("--version", metavar="VERSION")
+    for name, told in (
+        ("features", "the columns to take; all but the outputs' and labels' unless given"),
+        ("exclude", "columns to leave out"),
+        ("categorical", "columns of numbers to be counted by value"),
+    ):
+        fit.add_argument(f"--{name}", metavar="COLUMN", nargs="+", action="extend", default=None, help=told)
+    fit.add_argument("--outputs", metavar="COLUMN", help="what the model answered")
+    fit.add_argument("--output-kind", choices=("score", "class", "regression"), help="where the values do not tell")
+    fit.add_argument("--labels", metavar="COLUMN", help="what came true: gives the calibration curve")
+    fit.add_argument("--positive-class", metavar="LABEL", help="the label that scores are the probability of")
+    fit.add_argument("--bins", type=int, default=10, metavar="N", help="cells per number (default: 10)")
+    fit.set_defaults(run=_fit)
+
+
+def _fit(options: argparse.Namespace) -> int:
+    from otel_mlobs.core.profile import Profile
+    from otel_mlobs.tools import profiles
+
+    if (options.file is None) == (options.query is None):
+        raise ValueError("give a FILE or a --query, one of them")
+    if options.query is None:
+        if options.database is not None or options.database_env is not None:
+            raise ValueError("--database and --database-env say where a --query runs: give it, too")
+        opened = profiles.open_file(options.file)
+    else:
+        url = profiles.database_url(options.database, options.database_env)
+        opened = profiles.open_query(options.query, url)
+    if not Path(options.output).absolute().parent.is_dir():
+        raise FileNotFoundError(2, "No such folder", str(Path(options.output).absolute().parent))
+    with opened as table:
+        try:
+            profile = Profile.fit(
+                table,
+                outputs=options.outputs,
+                labels=options.labels,
+                features=options.features,
+                model=options.model,
+                version=options.version,
+                positive_class=_value(options.positive_class),
+                output_kind=options.output_kind,
+                bins=options.bins,
+                categorical=options.categorical or (),
+                exclude=options.exclude or (),
+                progress=progress if sys.stderr.isatty() else None,
+            )
+        except ValueError as error:
+            raise ValueError(_as_options(str(error))) from error
+        finally:
+            if sys.stderr.isatty():
+                print(file=sys.stderr)
+    profile.save(options.output)
+    print(f"{options.output}: {_headline(profile)}")
+    _print_remarks(profile)
+    return 0
+
+
+def _value(text: str | None) -> Any:
+    """A label as it is in the data: 1 and true are a number and a boolean, all else is text."""
+    try:
+        found = None if text is None else json.loads(text)
+    except ValueError:
+        return text
+    return found if isinstance(found, (bool, int, float)) else text
+
+
+def _as_options(message: str) -> str:
+    """The message with the arguments of ``Profile.fit`` as options of the command."""
+    for name in ("features", "exclude", "categorical", "outputs", "labels", "positive_class", "output_kind"):
+        message = message.replace(f"{name}=", "--" + name.replace("_", "-"))
+    return message
+
+
+def _headline(profile: Profile) -> str:
+    version = "" if profile.version is None else f", version {profile.version}"
+    return f"model {profile.model}{version}, id {profile.id}"
+
+
+def _print_remarks(profile: Profile) -> None:
+    """How large the reference is, what stands out in it, and what it is too small to tell."""
+    from otel_mlobs.tools import profiles
+
+    outputs = "no outputs" if profile.outputs is None else f"outputs: {profile.outputs.kind}"
+    print(f"{profile.rows:,} rows; {_plural(len(profile.features), 'feature')} ({profiles.kinds(profile)}); {outputs}")
+    error = profiles.calibration_error(profile)
+    if error is not None:
+        print(f"calibration: scores are off by {error:.3f} on average")
+    for told, share in (("missing", profiles.missing_share), ("not finite, or a rare category", profiles.odd_share)):
+        found = sorted(((share(column), column.name) for column in profile.features), key=lambda pair: -pair[0])
+        shown = [f"{name} {_percent(part)}" for part, name in found if part > 0]
+        if shown:
+            more = f", and {len(shown) - 8} more" if len(shown) > 8 else ""
+            print(f"{told}: {', '.join(shown[:8])}{more}")
+    constant = [
+        column.name for column in profile.features if column.minimum is not None and column.minimum == column.maximum
+    ]
+    if constant:
+        print(f"constant: {', '.join(constant)}")
+    print(_resolution(profile))
+
+
+def _resolution(profile: Profile) -> str:
+    """What a reference of this size is too small to tell, and whether more rows would help."""
+    from otel_mlobs.core.evidence import detectable
+
+    if not profile.rows:
+        return "without rows there is nothing to compare with"
+    least, most = (detectable(rows, features=len(profile.columns)) for rows in (profile.rows, _BELIEVED))
+    told = f"cannot tell from chance: shifts below {least.shift:.2f} deviations, new values below {least.new_share:.2%}"
+    if profile.rows < _BELIEVED:
+        told += f" (with {_BELIEVED:,} rows: {most.shift:.2f}, {most.new_share:.2%})"
+    return told
+
+
+def _show(options: argparse.Namespace) -> int:
+    from otel_mlobs.core.profile import Profile
+    from otel_mlobs.tools import profiles
+
+    profile = Profile.load(options.file)
+    print(_headline(profile))
+    _print_remarks(profile)
+    print()
+    columns = [(column.name, column) for column in profile.features]
+    columns += [(f"output {column.name}", column) for column in (profile.outputs.columns if profile.outputs else ())]
+    rows = [("", "distribution", "", "missing")]
+    for name, column in columns:
+        missing = profiles.missing_share(column)
+        rows.append((name, _drawn(column), _told(column), _percent(missing) if missing else ""))
+    _print_table(rows)
+    return 0
+
+
+def _drawn(column: Column) -> str:
+    from otel_mlobs.tools.histograms import histogram
+
+    return histogram(column, unicode=shows_unicode())
+
+
+def _told(column: Column) -> str:
+    """A number's mean, deviation and extremes; the most frequent categories."""
+    if column.bins.kind == "numeric":
+        if column.minimum is None:
+            return "no finite value"
+        dash, plus = ("–", "±") if shows_unicode() else ("to", "+-")
+        return f"{column.mean:.4g} {plus} {column.std:.3g}, {column.minimum:.4g} {dash} {column.maximum:.4g}"
+    shares = column.shares
+    ranked = sorted(range(column.bins.values), key=lambda place: -shares[place])
+    named = [f"{column.bins.categories[place]} {_percent(shares[place])}" for place in ranked[:_NAMED_CATEGORIES]]
+    more = len(ranked) - len(named)
+    return ", ".join(named) + (f", {more} more" if more > 0 else "")
+
+
+def _diff(options: argparse.Namespace) -> int:
+    from otel_mlobs.core.profile import Profile
+    from otel_mlobs.tools import profiles
+
+    before, after = Profile.load(options.before), Profile.load(options.after)
+    for path, profile in ((options.before, before), (options.after, after)):
+        print(f"{path}: {_headline(profile)}, {profile.rows:,} rows")
+    if before.id == after.id:
+        print("the same content")
+        return 0
+    found = profiles.difference(before, after)
+    for told, names in (("added", found.added), ("removed", found.removed)):
+        if names:
+            print(f"{told}: {', '.join(names)}")
+    print()
+    arrow = "→" if shows_unicode() else "->"
+    rows = [("", "PSI", "missing", "bins")]
+    for column in sorted(found.compared, key=lambda one: -1.0 if one.psi is None else -one.psi):
+        distance = "" if column.psi is None else f"{column.psi:.4f}"
+        one, other = (_percent(share) for share in column.missing)
+        changed = column.changed.replace("→", arrow) or "same"
+        rows.append((column.name, distance, one if one == other else f"{one} {arrow} {other}", changed))
+    _print_table(rows)
+    return 0
+
+
+def _print_table(rows: Sequence[tuple[str, ...]]) -> None:
+    widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))]
+    for row in rows:
+        print("  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _percent(share: float) -> str:
+    return "<0.01%" if 0 < share < 0.0001 else f"{share:.2%}" if share < 0.1 else f"{share:.1%}"
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

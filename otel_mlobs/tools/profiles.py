@@ -1,0 +1,228 @@
+"""Profiles on the command line: tables opened, profiles told in words, two of them compared."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote_plus, urlsplit
+
+from otel_mlobs.core.binning import SPECIALS
+from otel_mlobs.core.distance import psi, smoothed
+from otel_mlobs.errors import MissingExtraError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from otel_mlobs.core.profile import Column, Profile
+
+_PARQUET = (".parquet", ".pq")
+_CSV = (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".csv.zst", ".tsv.zst")
+_NULLS = ["", "NA", "NULL", "null"]
+
+
+@contextmanager
+def open_file(path: str) -> Iterator[Any]:
+    """A Parquet or CSV file, or several that a pattern names, as an ibis table that DuckDB counts.
+
+    Text is parsed once, into a database in a temporary folder, where DuckDB keeps what does not fit in memory, too.
+
+    Raises:
+        MissingExtraError: ibis or DuckDB is not installed.
+        OSError: no such file.
+        ValueError: it is neither Parquet nor CSV, or damaged.
+    """
+    readers = {"read_parquet": _PARQUET, "read_csv": _CSV}
+    reader = next((name for name, ends in readers.items() if path.lower().endswith(ends)), None)
+    if reader is None:
+        raise ValueError(f"expected a file that ends with one of {', '.join(_PARQUET + _CSV)}, got {path!r}")
+    if not Path(path).is_file() and not any(character in path for character in "*?["):
+        raise FileNotFoundError(2, "No such file", path)
+    ibis = _ibis()
+    with tempfile.TemporaryDirectory(prefix="otel-mlobs-") as folder, _foreign_errors(path):
+        connection = ibis.duckdb.connect(Path(folder, "table.duckdb"), temp_directory=folder)
+        try:
+            if reader == "read_parquet":
+                yield connection.read_parquet(path)
+            else:
+                yield _parsed(connection, path)
+        finally:
+            connection.disconnect()
+
+
+def _parsed(connection: Any, path: str) -> Any:
+    """The text file as a table. DuckDB takes numbers for text where ``inf`` is among them or where there are none."""
+    view = connection.read_csv(path, sample_size=-1, nullstr=_NULLS)
+    texts = {name: view[name] for name, dtype in view.schema().items() if dtype.is_string()}
+    numeric = []
+    if texts:
+        counts = {f"all{place}": text.count() for place, text in enumerate(texts.values())}
+        counts |= {f"numbers{place}": text.try_cast("float64").count() for place, text in enumerate(texts.values())}
+        counted = view.aggregate(**counts).to_pyarrow().to_pylist()[0]
+        numeric = [name for place, name in enumerate(texts) if counted[f"all{place}"] == counted[f"numbers{place}"]]
+    typed = view.mutate(**{name: view[name].cast("float64") for name in numeric})
+    return connection.create_table("parsed", typed)
+
+
+@contextmanager
+def open_query(query: str, url: str) -> Iterator[Any]:
+    """What ``query`` selects in the database at ``url`` (postgresql://user@host/db, sqlite:///file, …).
+
+    Raises:
+        MissingExtraError: ibis is not installed.
+        ValueError: no driver for this kind of database is installed, or the database says no.
+    """
+    ibis = _ibis()
+    scheme = urlsplit(url).scheme
+    with _foreign_errors(f"the database at {_without_password(url)}", secret=urlsplit(url).password):
+        try:
+            connection = ibis.connect(url)
+        except ImportError as error:
+            extra = scheme.replace("postgresql", "postgres")
+            raise ValueError(
+                f"a database of kind {scheme!r} needs its driver: pip install 'ibis-framework[{extra}]'"
+            ) from error
+        try:
+            yield connection.sql(query.strip().rstrip(";"))
+        finally:
+            connection.disconnect()
+
+
+def _ibis() -> Any:
+    try:
+        import ibis
+
+        ibis.duckdb  # noqa: B018 - a backend is imported when it is named
+    except (ImportError, AttributeError) as error:
+        raise MissingExtraError("a profile of a table", "profile", "ibis-framework[duckdb]") from error
+    return ibis
+
+
+@contextmanager
+def _foreign_errors(where: str, *, secret: str | None = None) -> Iterator[None]:
+    """What a database or its driver raises, as one line of ValueError, without the password."""
+    try:
+        yield
+    except Exception as error:
+        library = type(error).__module__.partition(".")[0]
+        if library in ("builtins", "otel_mlobs"):
+            raise
+        lines = str(error).strip().splitlines()
+        said = lines[0] if lines else type(error).__name__
+        for hidden in {secret, unquote_plus(secret)} if secret else ():
+            said = said.replace(hidden, "***")
+        # Without the cause: a traceback would show it with the password.
+        raise ValueError(f"{where}: {said}") from None
+
+
+def _without_password(url: str) -> str:
+    parts = urlsplit(url)
+    host = parts.netloc.rpartition("@")[2]
+    return f"{parts.scheme}://{host}{parts.path}"
+
+
+def database_url(url: str | None, variable: str | None) -> str:
+    """The database's URL, from the command line or, where it holds a password, from the environment.
+
+    Raises ValueError where neither or both are given, or the command line, which others can read, has the password.
+    """
+    if (url is None) == (variable is None):
+        raise ValueError("a query needs --database URL or --database-env VARIABLE, one of them")
+    if variable is not None:
+        found = os.environ.get(variable)
+        if not found:
+            raise ValueError(f"--database-env names {variable}, which is not set")
+        return found
+    assert url is not None  # noqa: S101 - one of them is given
+    if "://" not in url:
+        raise ValueError("--database must be a URL such as postgresql://user@host/database")
+    if urlsplit(url).password:
+        raise ValueError(
+            "--database holds a password, which others on this machine can read: put the URL into a variable and name "
+            "it with --database-env, or leave the password out and set PGPASSWORD"
+        )
+    return url
+
+
+def missing_share(column: Column) -> float:
+    """Share of the rows without a value."""
+    return column.shares[-SPECIALS]
+
+
+def odd_share(column: Column) -> float:
+    """Share of the rows that are not finite, or of no category that has a cell."""
+    return column.shares[-1]
+
+
+def kinds(profile: Profile) -> str:
+    """How many features of each kind there are, in words."""
+    counted = dict.fromkeys(("numeric", "categorical", "boolean"), 0)
+    for column in profile.features:
+        counted[column.bins.kind] += 1
+    return ", ".join(f"{count} {kind}" for kind, count in counted.items() if count)
+
+
+def calibration_error(profile: Profile) -> float | None:
+    """Mean distance between the score and how often the positive class came, over rows; None without labels."""
+    parts = profile.outputs.calibration if profile.outputs else ()
+    rows = sum(part.rows for part in parts)
+    return sum(abs(part.mean_score * part.rows - part.positives) for part in parts) / rows if rows else None
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One column that two profiles have.
+
+    Attributes:
+        name: the column's.
+        psi: between the two, smoothed as live drift is; None where the cells differ.
+        changed: how the cells differ, in words; empty where they do not.
+        missing: share of missing values, before and after.
+    """
+
+    name: str
+    psi: float | None
+    changed: str
+    missing: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """What lies between two profiles: columns that only one has, and the others compared."""
+
+    added: tuple[str, ...]
+    removed: tuple[str, ...]
+    compared: tuple[Compared, ...]
+
+
+def difference(before: Profile, after: Profile) -> Difference:
+    """Compare two profiles, features and outputs alike; outputs are named ``output score``, …."""
+    old, new = _named(before), _named(after)
+    return Difference(
+        added=tuple(name for name in new if name not in old),
+        removed=tuple(name for name in old if name not in new),
+        compared=tuple(_compared(name, column, new[name]) for name, column in old.items() if name in new),
+    )
+
+
+def _named(profile: Profile) -> dict[str, Column]:
+    outputs = profile.outputs.columns if profile.outputs else ()
+    return {column.name: column for column in profile.features} | {
+        f"output {column.name}": column for column in outputs
+    }
+
+
+def _compared(name: str, before: Column, after: Column) -> Compared:
+    changed = ""
+    if before.bins.kind != after.bins.kind:
+        changed = f"{before.bins.kind} → {after.bins.kind}"
+    elif before.bins.edges != after.bins.edges:
+        changed = f"edges differ ({before.bins.values} → {after.bins.values} cells)"
+    elif before.bins.categories != after.bins.categories:
+        old, new = set(before.bins.categories), set(after.bins.categories)
+        changed = f"categories: {len(new - old)} new, {len(old - new)} gone" if old != new else "categories reordered"
+    distance = None if changed else float(psi(*smoothed(after.counts, before.counts)))
+    return Compared(name, distance, changed, (missing_share(before), missing_share(after)))

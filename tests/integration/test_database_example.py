@@ -1,0 +1,172 @@
+"""The database example on a real PostgreSQL under gunicorn: drift as Jaeger and Prometheus show it."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import subprocess
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from .backends import wait_until
+from .postgres import Postgres, find
+from .service import WORKERS, load, serve
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from .backends import Jaeger, Process, Prometheus, Span
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "database_features"
+PREDICT, LOOKUP = "prediction housing", "feature_lookup block_features"
+REQUESTS = 1_200
+AFTERWARDS = 200
+"""Requests sent when the drift is known, to see what their spans say."""
+
+
+@pytest.fixture(scope="module")
+def example() -> Iterator[Any]:
+    """Imports a module of the example by its plain name, as a user's own script does."""
+    names = {path.stem for path in EXAMPLE.glob("*.py")}
+    before = {name: sys.modules.pop(name) for name in names if name in sys.modules}
+    sys.path.insert(0, str(EXAMPLE))
+    yield importlib.import_module
+    sys.path.remove(str(EXAMPLE))
+    for name in names:
+        sys.modules.pop(name, None)
+    sys.modules.update(before)
+
+
+@pytest.fixture(scope="module")
+def postgres(start: Callable[..., Process]) -> Iterator[Postgres]:
+    """A PostgreSQL of its own."""
+    programs = find()
+    if programs is None:
+        reason = "PostgreSQL's server is not installed; on Debian: apt-get install postgresql"
+        if os.environ.get("MLOBS_REQUIRE_SERVERS") == "1":
+            pytest.fail(reason, pytrace=False)
+        pytest.skip(reason)
+    server = Postgres(programs, start)
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def environment(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """A filled database, a trained model, and where they are."""
+    artifacts = tmp_path_factory.mktemp("artifacts")
+    where = {"DATABASE_URL": postgres.url, "HOUSING_ARTIFACTS": str(artifacts)}
+    for command in (["load.py"], ["train.py", "--artifacts", str(artifacts)]):
+        subprocess.run([sys.executable, *command], cwd=EXAMPLE, env={**os.environ, **where}, check=True)
+    return where
+
+
+@dataclass(frozen=True)
+class Played:
+    """What a fleet was sent, and where its telemetry is."""
+
+    job: str
+    predictions: list[Span]
+    """Of the requests that came when the drift was known."""
+    lookups: list[Span]
+
+
+@pytest.fixture(scope="module")
+def play(
+    environment: dict[str, str], jaeger: Jaeger, prometheus: Prometheus, start: Callable[..., Process]
+) -> Callable[..., Played]:
+    """Sends requests to four workers, the last of them when every worker has told Prometheus what is ``expected``."""
+
+    def run(name: str, bodies: list[dict[str, Any]], feature: str, expected: int) -> Played:
+        job = f"{name}/housing"
+        telemetry = {
+            "MLOBS_BACKEND": "jaeger",
+            "OTEL_EXPORTER_OTLP_ENDPOINT": jaeger.http,
+            "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": f"{prometheus.otlp}/v1/metrics",
+            "OTEL_METRIC_EXPORT_INTERVAL": "1000",
+            "HOUSING_WINDOW": "600",
+            "OTEL_RESOURCE_ATTRIBUTES": f"service.namespace={name}",
+        }
+        service, port = serve(start, "app:app", EXAMPLE, {**environment, **telemetry}, preload=False)
+        first, rest = bodies[:-AFTERWARDS], bodies[-AFTERWARDS:]
+        assert len(bodies) == REQUESTS
+        answers = load(port, [("POST", "/predict", body) for body in first], reuse=5)
+        assert Counter(status for status, _ in answers) == {200: len(first)}
+
+        def known() -> bool:
+            series = prometheus.ask(f'mlobs_drift_status_ratio{{job="{job}", mlobs_feature_name="{feature}"}}')
+            return len({labels["instance"] for labels, value in series if value == expected}) == WORKERS
+
+        wait_until(f"waiting for {job} to say {expected} of {feature}", known)
+        since = time.time()
+        answers = load(port, [("POST", "/predict", body) for body in rest], reuse=5)
+        assert Counter(status for status, _ in answers) == {200: len(rest)}
+        assert service.stop() == 0
+        traces = jaeger.wait_for_traces("housing", len(rest), since=since)
+        spans = {name: [span for trace in traces for span in trace if span.name == name] for name in (PREDICT, LOOKUP)}
+        return Played(job, spans[PREDICT], spans[LOOKUP])
+
+    return run
+
+
+def drifting(prometheus: Prometheus, job: str) -> dict[str, int]:
+    """The features that Prometheus says drift, and in how many workers."""
+    series = prometheus.ask(f'mlobs_drift_status_ratio{{job="{job}", mlobs_feature_name!=""}} == 1')
+    return Counter(labels["mlobs_feature_name"] for labels, _ in series)
+
+
+def test_held_out_rows_drift_nowhere(play: Callable[..., Played], prometheus: Prometheus, example: Any) -> None:
+    """Rows of the reference that the profile does not know are no drift: not in a metric, not on a span."""
+    calm = play("calm", example("traffic").requests(example("data").load("held_out"))[:REQUESTS], "med_inc", 0)
+    assert drifting(prometheus, calm.job) == {}
+    assert len(calm.predictions) == AFTERWARDS
+    assert {span.attributes["mlobs.drift.status"] for span in calm.predictions} == {"ok"}
+    assert {span.attributes["mlobs.feature_store.name"] for span in calm.lookups} == {"postgresql"}
+    assert {span.attributes["mlobs.feature.found"] for span in calm.lookups} == {10}
+
+
+def test_the_drift_of_the_later_rows_is_on_spans_and_in_prometheus(
+    play: Callable[..., Played], environment: dict[str, str], prometheus: Prometheus, example: Any
+) -> None:
+    """Later rows at random: every worker sees that latitude and longitude moved, and each row is counted once."""
+    data = example("data")
+    rows = data.load("later", shuffle=True)
+    later = play("later", example("traffic").requests(rows)[:REQUESTS], "latitude", 1)
+    moved = drifting(prometheus, later.job)
+    assert moved["latitude"] == moved["longitude"] == WORKERS
+    assert {span.attributes["mlobs.drift.status"] for span in later.predictions} == {"drift"}
+    assert {span.attributes["mlobs.drift.feature"] for span in later.predictions} <= {"latitude", "longitude"}
+    assert min(span.attributes["mlobs.drift.score"] for span in later.predictions) > 1.0
+
+    column = data.FEATURES.index("latitude")
+    profile = example("train").mlobs.Profile.load(Path(environment["HOUSING_ARTIFACTS"]) / "housing.profile.json")
+    cells = profile.features[column].bins
+    counts, _ = cells.count(rows.features[:REQUESTS, column])
+    counted = prometheus.ask(
+        f'sum by (mlobs_bin) (mlobs_feature_observations_total{{job="{later.job}", mlobs_feature_name="latitude"}})'
+    )
+    assert {labels["mlobs_bin"]: value for labels, value in counted if value} == {
+        name: count for name, count in zip(cells.cells, counts.tolist(), strict=True) if count
+    }
+
+
+@pytest.mark.parametrize(("kind", "change"), [("unit", "med_inc=10000:0.4"), ("missing", "med_inc=0.1")])
+def test_what_a_client_does_to_one_feature_is_found_in_that_one(
+    play: Callable[..., Played], prometheus: Prometheus, example: Any, kind: str, change: str
+) -> None:
+    """Income in dollars from some callers, or left out by some: every worker says income, none says anything else."""
+    traffic = example("traffic")
+    bodies = traffic.requests(example("data").load("held_out"), [traffic.parse(kind, change)])
+    changed = play(kind, bodies[:REQUESTS], "med_inc", 1)
+    assert drifting(prometheus, changed.job) == {"med_inc": WORKERS}
+    assert {span.attributes["mlobs.drift.status"] for span in changed.predictions} == {"drift"}
+    assert {span.attributes["mlobs.drift.feature"] for span in changed.predictions} == {"med_inc"}
+    odd = {"unit": "mlobs.input.out_of_range", "missing": "mlobs.input.missing"}[kind]
+    befallen = sum("features" in body for body in bodies[REQUESTS - AFTERWARDS : REQUESTS])
+    assert sum(span.attributes.get(odd, 0) for span in changed.predictions) >= befallen > 0
