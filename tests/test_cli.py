@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -81,15 +82,17 @@ def test_the_demo_shows_traces_and_a_summary() -> None:
     pytest.importorskip("sklearn")
     pytest.importorskip("pyarrow")
     done = subprocess.run(
-        [sys.executable, "-m", "otel_mlobs", "demo", "--requests", "20"],
+        [sys.executable, "-m", "otel_mlobs", "demo", "--requests", "120"],
         capture_output=True, text=True, check=True, env={**CLEAN, "PYTHONIOENCODING": "utf-8"}, timeout=120,
     )  # fmt: skip
     out = done.stdout
-    assert out.count("POST /predict") == 2, out
+    assert out.count("POST /predict") == 3, out
     assert "feature_lookup customer_features" in out
     assert "prediction employment" in out
     assert "error=ValueError" in out
-    assert "20 answered 200, 1 answered 500" in out
+    assert "180 answered 200, 1 answered 500" in out
+    assert re.search(r"^AGEP +verdict\+alarm ", out, re.MULTILINE), out
+    assert "drift: AGEP PSI" in out
     assert done.stderr == ""
 
 
@@ -104,7 +107,7 @@ def test_the_demo_sends_to_a_backend_and_gives_the_link() -> None:
         )  # fmt: skip
         spans = receiver.spans()
         assert receiver.signals() == {"traces"}
-    assert sum(span.name == "POST /predict" for span in spans) == 6
+    assert sum(span.name == "POST /predict" for span in spans) == 9
     links = [line for line in done.stdout.splitlines() if "http://localhost:16686/trace/" in line]
     assert {link.rpartition("/")[2] for link in links} <= {span.trace_id.hex() for span in spans}
     assert len(links) == 2

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 __all__ = ["DriftResult", "Monitor", "MonitorStatus"]
 
 _logger = logging.getLogger("otel_mlobs")
+_drift_logger = logging.getLogger("otel_mlobs.drift")
+"""A logger of its own: what a model's traffic does is not our trouble, and may be sent elsewhere or left out."""
 
 _WEEK_S = 7 * 24 * 3600.0
 _PANES = 60
@@ -249,9 +251,9 @@ class Monitor:
             shown = ", ".join(
                 f"{name} (PSI {result.psi:.3f})" for result, name in list(zip(results, names, strict=False))[:5]
             )
-            _logger.warning("model %r: drift: %s", self.profile.model, shown)
+            _drift_logger.warning("model %r: drift: %s", self.profile.model, shown)
         elif self._status == "drift":
-            _logger.warning("model %r: drift is over: %s", self.profile.model, status)
+            _drift_logger.warning("model %r: drift is over: %s", self.profile.model, status)
 
     def _say_oddities(self) -> None:
         new = [name for name in list(self._tally.rows.unknown) if name not in self._named]

@@ -18,7 +18,7 @@ from opentelemetry.trace import SpanKind, StatusCode, format_trace_id
 from otel_mlobs import semconv
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from opentelemetry.sdk.trace import ReadableSpan
 
@@ -256,6 +256,24 @@ def _operation(attributes: dict[str, object], arrow: str) -> Iterator[_Detail]:
         if low is not None and high is not None and low != high:
             yield _Detail(f"range={low}..{high}")
     take(semconv.PREDICTION_STD)  # mean and range say it to the eye
+    yield from _drift(take)
+
+
+def _drift(take: Callable[[str], str | None]) -> Iterator[_Detail]:
+    """What a monitor says: what is odd about the call, and whether the model's traffic drifts."""
+    for key, word in (
+        (semconv.INPUT_MISSING, "missing"),
+        (semconv.INPUT_OUT_OF_RANGE, "out of range"),
+        (semconv.INPUT_UNSEEN, "unseen"),
+    ):
+        if (count := take(key)) is not None:
+            yield _Detail(f"{word} {count}", _YELLOW)
+    take(semconv.PROFILE_ID)  # the same for every call of the model
+    status, feature, score = take(semconv.DRIFT_STATUS), take(semconv.DRIFT_FEATURE), take(semconv.DRIFT_SCORE)
+    if status == "drift":
+        yield _Detail("drift" if feature is None else f"drift: {feature} PSI {score}", _YELLOW)
+    elif status == "ok":
+        yield _Detail("no drift")
 
 
 def _value(value: object) -> str:

@@ -109,12 +109,26 @@ def train(reference: Rows) -> Pipeline:
     return model.fit(reference.features, reference.labels)
 
 
-def create_app(model: Pipeline, rows: Rows) -> Flask:
+def fit_profile(model: Pipeline, reference: Rows) -> mlobs.Profile:
+    """What the model was trained on and what it answered there; all columns but age and schooling are codes."""
+    return mlobs.Profile.fit(
+        reference.features,
+        outputs=model.predict_proba(reference.features),
+        labels=reference.labels,
+        features=list(FEATURES),
+        categorical=FEATURES[2:],
+        model=MODEL_NAME,
+        version=MODEL_VERSION,
+    )
+
+
+def create_app(model: Pipeline, rows: Rows, monitor: mlobs.Monitor | None = None) -> Flask:
     """A Flask app whose `POST /predict` looks a customer's features up in `rows` and scores them with `model`.
 
     The request is `{"customer_id": int, "features": {name: number or null}}`; `features`, if there are any, replace
     those looked up. A null makes the model raise, hence a 500 whose trace has the exception. An unknown id is answered
-    with 404, a request of another form with 400. `mlobs.configure` is left to the caller.
+    with 404, a request of another form with 400. `mlobs.configure` is left to the caller. `monitor` sees what the model
+    is given and answers.
 
     Raises:
         ModuleNotFoundError: Flask is not installed; the message says which extra has it.
@@ -134,7 +148,7 @@ def create_app(model: Pipeline, rows: Rows) -> Flask:
     def lookup(customer_id: int) -> dict[str, float]:
         return dict(zip(FEATURES, store[customer_id], strict=True))
 
-    @mlobs.prediction(model=MODEL_NAME, version=MODEL_VERSION, inputs="features")
+    @mlobs.prediction(model=MODEL_NAME, version=MODEL_VERSION, monitor=monitor, inputs="features")
     def predict(features: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.asarray(model.predict_proba(features))
 

@@ -12,7 +12,7 @@ from otel_mlobs._version import __version__
 from otel_mlobs.errors import ConfigurationError, MissingExtraError
 from otel_mlobs.settings import PROTOCOLS, SIGNALS, TAKES
 from otel_mlobs.tools import profile_command
-from otel_mlobs.tools.terminal import progress, shows_unicode
+from otel_mlobs.tools.terminal import printable, progress, shows_unicode
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -116,6 +116,7 @@ def _demo(options: argparse.Namespace) -> int:
     for spans in result.shown:
         drawing.export(spans)
     print(summary_table(result.metrics, encoding=sys.stdout.encoding), end="")
+    print(f"\n{printable(str(result.drift))}")
     statuses = ", ".join(f"{count} answered {status}" for status, count in sorted(result.statuses.items()))
     print(f"\n{statuses}; the model was right on {result.correct:.0%} of the rows.")
     for trace_id, link in result.links if result.delivered else []:

@@ -11,6 +11,7 @@ import http.client
 import json
 import logging
 import threading
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -23,6 +24,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 import otel_mlobs as mlobs
+from otel_mlobs import semconv
 from otel_mlobs.errors import MissingExtraError
 from otel_mlobs.telemetry.resource import make_resource
 
@@ -34,6 +36,9 @@ if TYPE_CHECKING:
 
 SERVICE = "churn-demo"
 DEFAULT_REQUESTS = 200
+SECONDS_PER_REQUEST = 20.0
+"""By the monitor's clock: the default is then an hour and some minutes of traffic, sent in seconds."""
+DRIFTING = "AGEP"
 
 
 @dataclass(frozen=True)
@@ -41,9 +46,10 @@ class DemoResult:
     """What the demo saw.
 
     Attributes:
-        shown: The spans of the traces worth drawing: the first request, the slowest, the one that failed.
+        shown: The spans of the traces worth drawing: a usual request, the one that failed, the first with drift.
         metrics: What the operations' instruments measured.
         statuses: HTTP status → number of requests.
+        drift: What the monitor says in the end.
         correct: Share of the answered rows whose label the model met at a threshold of one half.
         delivered: Whether the backend took everything; None where there is none.
         links: For each trace in ``shown``, its id and where to look at it, if that is known.
@@ -51,6 +57,7 @@ class DemoResult:
 
     shown: list[list[ReadableSpan]]
     metrics: MetricsData | None
+    drift: mlobs.MonitorStatus
     statuses: dict[int, int]
     correct: float
     delivered: bool | None
@@ -84,16 +91,33 @@ def run(
         say("Training a classifier on 4,000 census rows of 2015 …")
         reference, later = churn.load_rows()
         model = churn.train(reference)
-        app = churn.create_app(model, later)
+        clock = _Clock()
+        monitor = mlobs.Monitor(churn.fit_profile(model, reference), clock=clock)
+        app = churn.create_app(model, later, monitor)
     except ModuleNotFoundError as error:
         raise MissingExtraError("the demo", "demo", error.name or "an extra") from error
-    say(f"Serving it with Flask and sending {requests} later rows (2016 to 2018), and one that fails …")
-    with _serving(app) as port:
-        statuses, correct = _play(port, later, requests)
+    drifting = -(-requests // 2)
+    say(f"Serving it with Flask and sending {requests} later rows (2016 to 2018), and one that fails;")
+    say(f"then {drifting} from a client that has begun to give ages in months …")
+    with _quiet(), _serving(app) as port:
+        statuses, correct = _play(port, later, requests, clock)
+        _play(port, later, drifting, clock, statuses, months=True)
     delivered = mlobs.force_flush() if endpoint else None
     shown = _worth_showing(spans.get_finished_spans())
     links = [_link(trace_spans, endpoint, backend, ui) for trace_spans in shown]
-    return DemoResult(shown, reader.get_metrics_data(), statuses, correct, delivered, links)
+    status = monitor.status()
+    monitor.close()
+    return DemoResult(shown, reader.get_metrics_data(), status, statuses, correct, delivered, links)
+
+
+class _Clock:
+    """The monitor's time: it passes with the requests."""
+
+    def __init__(self) -> None:
+        self.now = time.time()
+
+    def __call__(self) -> float:
+        return self.now
 
 
 def _listen(backend: str | None, endpoint: str | None) -> tuple[InMemorySpanExporter, InMemoryMetricReader]:
@@ -131,12 +155,32 @@ def _serving(app: Flask) -> Iterator[int]:
         server.server_close()
 
 
-def _play(port: int, rows: Any, requests: int) -> tuple[dict[int, int], float]:
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The monitor's warning comes as a table at the end."""
+    logger = logging.getLogger("otel_mlobs.drift")
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before
+
+
+def _play(
+    port: int,
+    rows: Any,
+    requests: int,
+    clock: _Clock,
+    statuses: dict[int, int] | None = None,
+    *,
+    months: bool = False,
+) -> tuple[dict[int, int], float]:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30.0)
-    statuses: dict[int, int] = {}
+    statuses = {} if statuses is None else statuses
     right = answered = 0
 
     def send(body: dict[str, Any]) -> dict[str, Any]:
+        clock.now += SECONDS_PER_REQUEST
         connection.request("POST", "/predict", json.dumps(body), {"Content-Type": "application/json"})
         response = connection.getresponse()
         content = response.read()
@@ -147,11 +191,14 @@ def _play(port: int, rows: Any, requests: int) -> tuple[dict[int, int], float]:
     with contextlib.closing(connection):
         for number in range(requests):
             row = number % len(rows.ids)
-            answer = send({"customer_id": int(rows.ids[row])})
+            body: dict[str, Any] = {"customer_id": int(rows.ids[row])}
+            if months:
+                body["features"] = {DRIFTING: 12.0 * float(rows.features[row, 0])}
+            answer = send(body)
             if answer:
                 answered += 1
                 right += (answer["probability"] >= 0.5) == bool(rows.labels[row])
-            if number == requests // 2:
+            if number == requests // 2 and not months:
                 send({"customer_id": int(rows.ids[row]), "features": {"AGEP": None}})
     return statuses, right / answered if answered else 0.0
 
@@ -167,7 +214,16 @@ def _worth_showing(spans: Any) -> list[list[ReadableSpan]]:
     good = [found for found in whole if found is not failed]
     # The first request pays for imports and connections: the third says more of a usual one.
     usual = good[min(2, len(good) - 1)] if good else None
-    return [found for found in (usual, failed) if found is not None]
+    drifted = next((found for found in good if any(_tells_of_drift(span) for span in found)), None)
+    return [found for found in (usual, failed, drifted) if found is not None]
+
+
+def _tells_of_drift(span: ReadableSpan) -> bool:
+    """Whether it is the first that carries the status "drift"."""
+    return any(
+        event.name == semconv.DRIFT_EVENT and (event.attributes or {}).get(semconv.DRIFT_STATUS) == "drift"
+        for event in span.events
+    )
 
 
 def _link(
