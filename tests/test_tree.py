@@ -113,7 +113,7 @@ def test_a_request_is_drawn_as_a_tree() -> None:
         ├─ ranking ltr                    11.3 ms       ━━━━━━━━
         │  │  model=ltr v7 items 487→20
         │  └─ prediction ltr              8.70 ms       ━━━━━━
-        │       model=ltr v7 batch=1 mean=0.831 drift.status=ok
+        │       model=ltr v7 batch=1 mean=0.831 no drift
         └─ audit                           400 ns              ╺    tenant=acme
 
         """)
@@ -127,7 +127,7 @@ def test_a_wide_terminal_has_everything_on_one_line() -> None:
     assert len(lines) == 1 + 7 + 1
     assert lines[6] == (
         "│  └─ prediction ltr              8.70 ms          ━━━━━━━━━        model=ltr v7 batch=1 mean=0.831 "
-        "drift.status=ok"
+        "no drift"
     )
 
 

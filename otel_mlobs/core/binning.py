@@ -258,6 +258,8 @@ class MatrixCounter:
         """
         which = range(len(self.columns)) if columns is None else columns
         rows, width = matrix.shape
+        if not width:
+            return
         size = max(1, min(rows, _BLOCK, _SCRATCH // max(width, 1)))
         scratch = np.empty((width, size))
         compared = np.empty(size, np.bool_)
@@ -278,9 +280,7 @@ class MatrixCounter:
                     else:
                         counts += _count_codes(block[:, position], self.columns[index]).tolist()
                 counted += counts
-        cells = [index * self.width + self._cells[index] for index in which]
-        if cells:
-            table.reshape(-1)[np.concatenate(cells)] += counted
+        table.reshape(-1)[np.concatenate([index * self.width + self._cells[index] for index in which])] += counted
 
 
 def numeric_edges(quantiles: Iterable[float], minimum: float, maximum: float) -> tuple[float, ...]:

@@ -183,7 +183,7 @@ def assess(
     rows = np.where(n > 0, n, 1)
     return Assessment(
         distances=reference.distances(counts),
-        psi_adjusted=found.psi_adjusted,
+        psi_adjusted=np.where(n > 0, found.psi_adjusted, np.nan),
         p_value=found.p_value,
         drifted=found.drifted & enough,
         n=n,

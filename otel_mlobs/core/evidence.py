@@ -105,7 +105,7 @@ def verdicts(
     p_value = np.where(pools.rest, np.minimum(p_cells / (1.0 - _REST_SHARE), p_rest / _REST_SHARE), p_cells)
     p_value = np.where(testable, np.minimum(p_value, 1.0), np.nan)
 
-    drifted = (cells >= 2) & (distance > tolerance)
+    drifted = (cells >= 2) & (information > 0.0) & (distance > tolerance)
     which = np.flatnonzero(drifted)
     if which.size:
         noise = _noise(live_shares[which], shares[which], pooled_n[which], pooled_rows[which])

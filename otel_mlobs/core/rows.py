@@ -155,7 +155,10 @@ class RowReader:
                 return []
             raise ShapeError(f"an array of shape {array.shape}, where the profile has {self.size} features")
         if array.dtype.kind in "mM":  # as numbers they would be nanoseconds
-            return tuple(array) if array.ndim == 1 else [tuple(row) for row in array]
+            texts = array.astype(str).astype(object)
+            texts[np.isnat(array)] = None
+            listed = texts.tolist()
+            return tuple(listed) if array.ndim == 1 else listed
         if array.ndim == 1:
             return tuple(array.tolist())
         if array.dtype.kind not in "biuf":
@@ -195,7 +198,9 @@ class OutputReader:
         self.bins = tuple(column.bins for column in columns)
         self.size = len(classes) if kind == "multiclass" else 1
         self.pack = packer(self.size)
-        self._codes = self.bins[0].codes
+        codes = self.bins[0].codes
+        # Probabilities come in the classes' order, cells are the most frequent first; a class may have no cell
+        self._cells = np.array([codes.get(name, math.inf) for name in classes], dtype=np.float64)
 
     def encode(self, outputs: Any, odd: list[int]) -> bytes | Floats:
         """One prediction packed, or a matrix (predictions, ``size``) of several.
@@ -263,7 +268,11 @@ class OutputReader:
         """The columns that are counted, from encoded outputs: for probability vectors class, confidence, entropy."""
         if self.kind != "multiclass":
             return matrix
-        return vector_columns(matrix)
+        columns = vector_columns(matrix)
+        chosen = columns[:, 0]
+        known = ~np.isnan(chosen)
+        chosen[known] = self._cells[chosen[known].astype(np.intp)]
+        return columns
 
 
 def vector_columns(probabilities: Floats) -> Floats:

@@ -55,7 +55,7 @@ class Tally:
         self.longest_queue = max(16, _QUEUED_BYTES // (8 * max(self.rows.size, 1) + _BYTES_PER_ROW))
         self._queued_outputs: deque[bytes] = deque()
         self._tables: deque[Counts] = deque()
-        self._odd: deque[int] = deque()
+        self._odd: deque[tuple[int, int]] = deque()
         self._shape = (self.rows.size,)
         self._numeric = self.rows.numeric
         self._get = self.rows.get
@@ -68,7 +68,13 @@ class Tally:
     def full(self) -> bool:
         """Whether enough is queued to be worth a fold."""
         longest = self.longest_queue
-        return len(self.queued) >= longest or len(self._queued_outputs) >= longest or len(self._tables) >= _MOST_TABLES
+        return (
+            len(self.queued) >= longest
+            or len(self._queued_outputs) >= longest
+            or len(self._tables) >= _MOST_TABLES
+            or len(self._odd) >= longest
+            or len(self._refused) >= longest
+        )
 
     def add_inputs(self, inputs: Any) -> None:
         """Count one row or a batch. What does not have the profile's shape is counted as refused."""
@@ -104,7 +110,7 @@ class Tally:
         odd: list[int] = []
         self.queued.append(self.rows.encode(values, odd))
         if odd:
-            self._odd.extend(odd)
+            self._odd.extend((index, 1) for index in odd)
 
     def _refuse(self, error: ShapeError, rows: int) -> None:
         self._refused.append(rows)
@@ -143,7 +149,7 @@ class Tally:
             counts, odd = self.counter.columns[index].count(values)
             self.counter.add(table, index, counts)
             if odd:
-                self._odd.extend([index] * odd)
+                self._odd.append((index, odd))
         self._tables.append(table)
 
     def _add_rows(self, rows: list[Any]) -> None:
@@ -181,7 +187,7 @@ class Tally:
             self._refuse(_unreadable(error, outputs), 1)
             return
         if odd:
-            self._odd.extend([self.rows.size] * len(odd))
+            self._odd.append((self.rows.size, len(odd)))
         if isinstance(encoded, bytes):
             self._queued_outputs.append(encoded)
         elif len(encoded) <= _SMALL_BATCH:
@@ -268,8 +274,8 @@ class Tally:
             if outputs and self.outputs is not None:
                 matrix = np.frombuffer(b"".join(outputs)).reshape(len(outputs), -1)
                 self._count_outputs(matrix, table)
-        for index in _taken(self._odd):
-            self.odd_values[index] += 1
+        for index, times in _taken(self._odd):
+            self.odd_values[index] += times
         self.refused_rows += sum(_taken(self._refused))
         return table
 

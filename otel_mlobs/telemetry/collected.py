@@ -45,7 +45,10 @@ class Group(Protocol):
 _lock = threading.RLock()
 _groups: tuple[Group, ...] = ()
 _started: set[int] = set()
-"""Groups whose counters have been collected at zero: Prometheus computes no rate from what it first sees above it."""
+"""The ids of groups (they live as long as the process) whose counters have been collected at zero.
+
+Prometheus computes no rate from what it first sees above zero.
+"""
 _zeroed: set[int] = set()
 _holding = False
 _made = False
@@ -61,12 +64,10 @@ def join(group: Group) -> None:
 
 
 def leave(group: Group) -> None:
-    """Collect ``group`` no more; one that never joined is no error."""
+    """Collect ``group`` no more until it joins again; one that never joined is no error."""
     global _groups  # noqa: PLW0603 - see join
     with _lock:
         _groups = tuple(one for one in _groups if one is not group)
-        _started.discard(id(group))
-        _zeroed.discard(id(group))
 
 
 def hold_until_collected(holding: bool) -> None:

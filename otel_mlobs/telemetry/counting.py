@@ -110,13 +110,15 @@ class Counting:
                     self.due = now + self.pane
                 return False
             self._fold()
-            ended = self.due
-            self._end_pane(ended)
+            began = self.due - self.pane
+            self._end_pane(self.due)
             missed = int((now - self.due) / self.pane)
             if missed:
                 self._window.skip(missed)
+                if self._window.empty:
+                    self._forget_alarm()
             self.due += (missed + 1) * self.pane
-            self._results = self._assess()
+            self._results = self._assess(began)
             return True
 
     def _end_pane(self, ended: float) -> None:
@@ -131,14 +133,21 @@ class Counting:
             if self._flagged[index] and self._since[index] is None:
                 self._since[index] = ended - float(began[index]) * self.pane
 
-    def _assess(self) -> tuple[DriftResult, ...]:
+    def _forget_alarm(self) -> None:
+        """Nothing has come for a whole window: what was found before says nothing of what comes next."""
+        self._alarm.reset()
+        self._e = self._e * 0.0
+        self._flagged = self._e > 1.0
+
+    def _assess(self, began: float | None) -> tuple[DriftResult, ...]:
+        """One record per column; what is found drifted only now has drifted since ``began``."""
         found = assess(self.reference, self._window.total, self._worth, **self._limits)
         drifted = found.drifted | self._flagged
         for index in range(len(self._since)):
             if not drifted[index]:
                 self._since[index] = None
-            elif self._since[index] is None and self.due is not None:
-                self._since[index] = self.due - self.pane
+            elif self._since[index] is None:
+                self._since[index] = began
         made = results(
             self.reference,
             found,
@@ -158,6 +167,6 @@ class Counting:
         """One record per column as of this moment, and how many rows are in the window."""
         with self.lock:
             self._fold()
-            made = self._assess()
+            made = self._assess(None if self.due is None else self.due - self.pane)
             counts = self._window.total
             return made, int(counts.sum(axis=1).max()) if counts.size else 0

@@ -129,8 +129,9 @@ class Monitor:
     def _make_quiet(self) -> None:
         """What spans say before the first pane has ended, and when to look next."""
         self._status: Status = _INSUFFICIENT
-        self._change: tuple[Status, Status, list[str]] | None = None
-        self._due = float("-inf")
+        self._said: Status = _INSUFFICIENT
+        self._moved: list[str] = []
+        self._due = self._back = float("-inf")
         self._kept = False
         self.drift_attributes: dict[str, str | float] = {
             semconv.PROFILE_ID: self.profile.id,
@@ -162,7 +163,8 @@ class Monitor:
         try:
             if self._closed:
                 return
-            if self._clock() >= self._due:
+            now = self._clock()
+            if now >= self._due or now < self._back:
                 self._look()
             tally = self._tally
             if inputs is not None:
@@ -182,23 +184,24 @@ class Monitor:
                 for key, count in zip(_ODDITIES, odd, strict=True):
                     if count:
                         span.set_attribute(key, count)
-            if self._change is not None:
+            if self._said != self._status:
                 self._say_change(span)
         except Exception as error:  # noqa: BLE001 - the caller's request goes on
             guard.report("monitor", error)
 
     def _say_change(self, span: Span) -> None:
-        change, self._change = self._change, None
-        if change is not None:
-            status, before, names = change
-            span.add_event(
-                semconv.DRIFT_EVENT,
-                {
-                    semconv.DRIFT_STATUS: status,
-                    semconv.DRIFT_PREVIOUS_STATUS: before,
-                    semconv.DRIFT_FEATURES: names,
-                },
-            )
+        before, self._said = self._said, self._status
+        if before == self._said or (before == _INSUFFICIENT and self._said == "ok"):
+            return  # another thread's span was quicker, or the first data are in
+        span.set_attributes(self.drift_attributes)  # it may have changed since the span began
+        span.add_event(
+            semconv.DRIFT_EVENT,
+            {
+                semconv.DRIFT_STATUS: self._said,
+                semconv.DRIFT_PREVIOUS_STATUS: before,
+                semconv.DRIFT_FEATURES: self._moved,
+            },
+        )
 
     def _look(self) -> None:
         """The clock has passed the end of a pane: see to it here, or let the keeper's thread do it."""
@@ -208,13 +211,10 @@ class Monitor:
             self._kept = keeper.keep(self)
         if counting.due is None:
             counting.advance(now)
-        elif self._inline or now >= counting.due + counting.pane:  # its thread is late, or cannot run here
+        elif self._inline or not counting.due - 2 * counting.pane <= now < counting.due + counting.pane:
+            # a clock of one's own, one that was set back, or the thread is late or cannot run here
             self.tick(now)
-        due = counting.due or now
-        if self._inline:
-            self._due = due
-        elif self._kept:
-            self._due = due + counting.pane
+        self._wait_until(counting.due or now)
 
     def tick(self, now: float | None = None) -> float:
         """End what panes are over at ``now``; returns when the next one is. The keeper's thread calls this."""
@@ -223,9 +223,14 @@ class Monitor:
             self._publish(counting.results() or ())
             self._say_oddities()
         due = counting.due or 0.0
-        if self._inline or self._kept:
-            self._due = due if self._inline else due + counting.pane
+        self._wait_until(due)
         return due
+
+    def _wait_until(self, due: float) -> None:
+        """Look at the clock's answer again at ``due``, or where it is set back; give the keeper's thread time to."""
+        pane = self._counting.pane
+        if self._inline or self._kept:
+            self._due, self._back = (due if self._inline else due + pane), due - 3 * pane
 
     def _publish(self, results: Sequence[DriftResult]) -> None:
         """Make the newest results what spans carry from now on."""
@@ -241,8 +246,7 @@ class Monitor:
         self.drift_attributes = attributes
         if status != self._status:
             moved = [each for result, each in ranked if result.status == "drift"][:_NAMED_IN_EVENT]
-            first = self._status == _INSUFFICIENT and status == "ok"
-            self._change = None if first else (status, self._status, moved)
+            self._moved = moved
             self._log_change(status, [result for result, _ in ranked if result.status == "drift"], moved)
             self._status = status
 
@@ -272,8 +276,10 @@ class Monitor:
 
     def status(self) -> MonitorStatus:
         """Everything known at this moment, the running pane included; computed for this call."""
-        if not self._closed and self._inline and self._clock() >= self._due:
-            self._look()
+        if not self._closed and self._inline:
+            now = self._clock()
+            if now >= self._due or now < self._back:
+                self._look()
         results, rows = self._counting.now()
         self._say_oddities()
         features = len(self.profile.features)

@@ -121,7 +121,8 @@ class OperationSpec:
             self._monitor.add_drift(attributes)
             started = start(definition, attributes)
         if started is None:
-            started = IDLE
+            self._running.append(IDLE)
+            return IDLE if self._monitor is None else idle_of(definition)
         self._running.append(started)
         return started
 

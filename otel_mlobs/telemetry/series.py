@@ -29,7 +29,6 @@ class ModelSeries:
     """The monitors of one model, version and profile, collected as one; a :class:`~collected.Group`."""
 
     def __init__(self, profile: Profile, reference: Reference, methods: Sequence[str], max_series: int) -> None:
-        self._key = (profile.model, profile.version, profile.id)
         self._model: Labels = {semconv.MODEL_NAME: encodable(profile.model), semconv.PROFILE_ID: profile.id}
         if profile.version is not None:
             self._model[semconv.MODEL_VERSION] = encodable(profile.version)
@@ -47,18 +46,19 @@ class ModelSeries:
             names.append({**self._model, key: encodable(column.name)})
         # Predictions matter most: where not all fit, they come first, then features in the profile's order.
         order = [*range(features, len(names)), *range(features)]
-        kept, self.omitted = self._kept(order, max_series)
+        kept, self.omitted = self._kept(order, max_series, range(features))
         self._features = [index for index in range(features) if index in kept]
         self._outputs = [index for index in range(features, len(names)) if index in kept]
         self._names = names
 
-    def _kept(self, order: Sequence[int], max_series: int) -> tuple[set[int], int]:
+    def _kept(self, order: Sequence[int], max_series: int, features: range) -> tuple[set[int], int]:
         """Which columns have series, and how many series are left out."""
         kept: set[int] = set()
         room, omitted = max_series - 2, 0
         for index in order:
             bins = self._reference.columns[index].bins
-            needed = 2 * len(bins.cells) + (2 * bins.values if bins.ordered else 0) + len(self._methods) + 2
+            scores = 2 * bins.values if bins.ordered and index in features else 0
+            needed = 2 * len(bins.cells) + scores + len(self._methods) + 2
             if needed <= room and not omitted:
                 room -= needed
                 kept.add(index)
@@ -71,6 +71,7 @@ class ModelSeries:
         with _lock:
             self._live = (*self._live, counting)
             self._farewells = 0
+            collected.join(self)
 
     def retire(self, counting: Counting) -> None:
         """Keep what ``counting`` has counted, and collect it no more."""
@@ -108,10 +109,9 @@ class ModelSeries:
         if self._live:
             return
         self._farewells += 1
-        if self._farewells > _FAREWELLS:
-            with _lock:
-                collected.leave(self)
-                _known.pop(self._key, None)
+        with _lock:
+            if self._farewells > _FAREWELLS and not self._live:
+                collected.leave(self)  # it stays known: should its profile be monitored again, its counts go on
 
     def _counts(self, columns: Sequence[int], *, zero: bool) -> Iterator[tuple[float, Labels]]:
         with _lock:
@@ -177,7 +177,6 @@ def series_of(profile: Profile, reference: Reference, methods: Sequence[str], ma
         found = _known.get(key)
         if found is None:
             found = _known[key] = ModelSeries(profile, reference, methods, max_series)
-        collected.join(found)
     return found
 
 

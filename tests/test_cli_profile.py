@@ -1,0 +1,337 @@
+"""``otel-mlobs profile``: what it fits, prints and refuses."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import sqlite3
+import sys
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from otel_mlobs.core.binning import Bins
+from otel_mlobs.core.profile import Column, Profile
+from otel_mlobs.tools import cli, histograms
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytest.importorskip("ibis")
+pytest.importorskip("duckdb")
+pa = pytest.importorskip("pyarrow")
+pq = pytest.importorskip("pyarrow.parquet")
+
+pytestmark = pytest.mark.filterwarnings("ignore:fetch_arrow_table:DeprecationWarning")  # ibis 12 with DuckDB 2
+
+ROWS = 2_000
+
+
+def _columns() -> dict[str, Any]:
+    rng = np.random.default_rng(5)
+    age = rng.normal(40.0, 10.0, ROWS)
+    age[:50] = np.nan
+    score = rng.random(ROWS)
+    return {
+        "age": age,
+        "visits": rng.poisson(3, ROWS),
+        "plan": rng.choice(["basic", "plus"], ROWS, p=[0.75, 0.25]),
+        "member": rng.random(ROWS) < 0.4,
+        "score": score,
+        "churned": (rng.random(ROWS) < score).astype(int),
+    }
+
+
+@pytest.fixture
+def train(tmp_path: Path) -> Path:
+    """Training data as Parquet."""
+    path = tmp_path / "train.parquet"
+    pq.write_table(pa.table(_columns()), path)
+    return path
+
+
+@pytest.fixture
+def fitted(train: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Path:
+    """The profile of the training data, as the command writes it."""
+    path = tmp_path / "churn.profile.json"
+    assert cli.main(_arguments(train, path, "--version", "3", "--outputs", "score", "--labels", "churned")) == 0
+    capsys.readouterr()
+    return path
+
+
+def _arguments(source: Path | str, output: Path, *more: str) -> list[str]:
+    return ["profile", str(source), "--output", str(output), "--model", "churn", *more]
+
+
+def test_a_parquet_file_becomes_a_profile(train: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The file is what Profile.fit makes of the same columns, and the summary says what is in it."""
+    output = tmp_path / "churn.profile.json"
+    assert cli.main(_arguments(train, output, "--version", "3", "--outputs", "score", "--labels", "churned")) == 0
+    expected = Profile.fit(_columns(), outputs="score", labels="churned", model="churn", version="3")
+    assert Profile.load(output).id == expected.id
+    printed = capsys.readouterr()
+    lines = printed.out.splitlines()
+    assert lines[0] == f"{output}: model churn, version 3, id {expected.id}"
+    assert lines[1] == "2,000 rows; 4 features (2 numeric, 1 categorical, 1 boolean); outputs: score"
+    assert lines[2].startswith("calibration: scores are off by 0.0")
+    assert lines[3] == "missing: age 2.50%"
+    assert lines[4].startswith("cannot tell from chance: shifts below 0.1")
+    assert "(with 10,000 rows: 0.0" in lines[4]
+    assert printed.err == ""
+
+
+def test_features_are_chosen(train: Path, tmp_path: Path) -> None:
+    """--features, --exclude, --categorical and --bins reach the fit."""
+    output = tmp_path / "p.json"
+    more = ("--features", "visits", "age", "plan", "--exclude", "plan", "--categorical", "visits", "--bins", "4")
+    assert cli.main(_arguments(train, output, *more)) == 0
+    profile = Profile.load(output)
+    assert profile.names == ("visits", "age")
+    assert profile.features[0].bins.kind == "categorical"
+    assert len(profile.features[1].bins.edges) == 3
+    assert profile.version is None
+
+
+def test_a_csv_file_gives_the_profile_of_the_parquet_file(train: Path, tmp_path: Path) -> None:
+    """Text is read to the last digit; NA and empty fields are missing, inf is a number."""
+    columns = _columns()
+    columns["age"][50] = math.inf
+    names = list(columns)
+    lines = [",".join(names)]
+    for row in zip(*columns.values(), strict=True):
+        values = [value.item() if isinstance(value, np.generic) else value for value in row]
+        lines.append(",".join("NA" if value != value else repr(value).strip("'") for value in values))  # noqa: PLR0124
+    path = tmp_path / "train.csv"
+    path.write_text("\n".join(lines))
+    assert cli.main(_arguments(path, tmp_path / "p.json")) == 0
+    assert Profile.load(tmp_path / "p.json").id == Profile.fit(columns, model="churn").id
+
+
+def test_several_files_are_one_table(tmp_path: Path) -> None:
+    """A quoted pattern names the parts of a table, read together."""
+    columns = _columns()
+    for part in (0, 1):
+        piece = {name: values[part::2] for name, values in columns.items()}
+        pq.write_table(pa.table(piece), tmp_path / f"part-{part}.parquet")
+    assert cli.main(_arguments(str(tmp_path / "part-*.parquet"), tmp_path / "p.json")) == 0
+    assert Profile.load(tmp_path / "p.json").id == Profile.fit(columns, model="churn").id
+
+
+def test_a_query_is_counted_by_its_database(
+    train: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A SQL query on a database's URL gives the profile of its rows; the URL may come from the environment."""
+    ibis = pytest.importorskip("ibis")
+    store = tmp_path / "store.duckdb"
+    connection = ibis.duckdb.connect(store)
+    connection.raw_sql(f"CREATE TABLE customers AS FROM '{train}'")
+    connection.disconnect()
+    query = [
+        "profile",
+        "--query",
+        "SELECT age, plan FROM customers;",
+        "-o",
+        str(tmp_path / "p.json"),
+        "--model",
+        "churn",
+    ]
+    assert cli.main([*query, "--database", f"duckdb://{store}"]) == 0
+    expected = Profile.fit({name: _columns()[name] for name in ("age", "plan")}, model="churn").id
+    assert Profile.load(tmp_path / "p.json").id == expected
+    monkeypatch.setenv("CUSTOMERS", f"duckdb://{store}")
+    (tmp_path / "p.json").unlink()
+    assert cli.main([*query, "--database-env", "CUSTOMERS"]) == 0
+    assert Profile.load(tmp_path / "p.json").id == expected
+    capsys.readouterr()
+    query[2] = "SELECT nothing FROM customers"
+    assert cli.main([*query, "--database-env", "CUSTOMERS"]) == 2
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1
+    assert "nothing" in message
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ((), "give a FILE or a --query"),
+        (("train.parquet", "--query", "SELECT 1"), "give a FILE or a --query"),
+        (("train.parquet", "--database", "duckdb://x"), "where a --query runs"),
+        (("--query", "SELECT 1"), "needs --database URL or --database-env"),
+        (("--query", "SELECT 1", "--database", "x.db"), "must be a URL such as"),
+        (("--query", "SELECT 1", "--database-env", "NOT_SET"), "names NOT_SET, which is not set"),
+        (("--query", "SELECT 1", "--database", "postgresql://u:hush@h/d"), "others on this machine can read"),
+        (("train.txt",), "expected a file that ends with one of .parquet"),
+        (("damaged.parquet",), "damaged.parquet: "),
+        (("train.parquet", "--features", "height"), "['height']"),
+        (("train.parquet", "--labels", "churned"), "--outputs"),
+        (("dates.parquet",), "or leave it out with --exclude"),
+    ],
+)
+def test_a_wrong_call_is_one_line(
+    train: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    more: tuple[str, ...],
+    said: str,
+) -> None:
+    """What cannot be done ends with code 2, one line that names the option, no password, and no file."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "damaged.parquet").write_text("nothing of the kind")
+    pq.write_table(pa.table({"when": pa.array([0], pa.timestamp("s"))}), tmp_path / "dates.parquet")
+    assert cli.main(["profile", "fit", *more, "--output", "p.json", "--model", "churn"]) == 2
+    message = capsys.readouterr().err
+    assert message.startswith("otel-mlobs profile: ")
+    assert said in message
+    assert "hush" not in message
+    assert message.count("\n") == 1
+    assert not (tmp_path / "p.json").exists()
+
+
+def test_what_is_not_there_is_named(train: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A missing file, and a folder to write to that is missing, are found before anything is counted."""
+    assert cli.main(_arguments("/nowhere/x.parquet", tmp_path / "p.json")) == 1
+    assert "No such file: /nowhere/x.parquet" in capsys.readouterr().err
+    assert cli.main(_arguments(train, tmp_path / "not" / "there.json")) == 1
+    assert f"No such folder: {tmp_path / 'not'}" in capsys.readouterr().err
+
+
+def test_a_database_that_refuses_does_not_print_the_password(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What a driver says is passed on without the password, however the URL writes it."""
+    ibis = pytest.importorskip("ibis")
+
+    def refuse(url: str) -> None:
+        raise sqlite3.OperationalError(f"cannot open {url} with h%sh or h%20sh: h sh\nmore")
+
+    monkeypatch.setattr(ibis, "connect", refuse)
+    monkeypatch.setenv("STORE", "postgresql://u:h%20sh@db.example/d")
+    arguments = ["profile", "--query", "SELECT 1", "--database-env", "STORE", "-o", str(tmp_path / "p"), "--model", "m"]
+    assert cli.main(arguments) == 2
+    assert capsys.readouterr().err == (
+        "otel-mlobs profile: the database at postgresql://db.example/d: "
+        "cannot open postgresql://u:***@db.example/d with h%sh or ***: ***\n"
+    )
+
+
+def test_a_bar_is_drawn_on_a_terminal(
+    train: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Standard error shows how far the fit is where it is a terminal, up to the end."""
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    assert cli.main(_arguments(train, tmp_path / "p.json")) == 0
+    drawn = sys.stderr.getvalue()  # type: ignore[attr-defined]
+    assert drawn.count("\r") >= 6
+    assert drawn.endswith("[##############################] 100%\n")
+
+
+def test_show_draws_every_column(fitted: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One line a feature and output: a histogram, what is in it, what is missing."""
+    assert cli.main(["profile", "show", str(fitted)]) == 0
+    lines = {line[:12].strip(): line for line in capsys.readouterr().out.splitlines()}
+    assert "2.50%" in lines["age"]
+    assert "±" in lines["age"]
+    assert "█" in lines["age"]
+    assert "basic 7" in lines["plan"]
+    assert "False" in lines["member"]
+    assert "█" in lines["output score"]
+
+
+def test_show_keeps_to_what_the_terminal_takes(
+    fitted: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    """Where standard output takes ASCII alone, the histograms are ASCII."""
+    output = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", output)
+    assert cli.main(["profile", "show", str(fitted)]) == 0
+    assert cli.main(["profile", "diff", str(fitted), str(fitted)]) == 0
+    output.seek(0)
+    assert "@" in output.read()
+
+
+def test_show_of_no_profile(train: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A file that is no profile is refused in one line."""
+    assert cli.main(["profile", "show", str(train)]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_file_called_show_is_reached_by_its_path(
+    train: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """./show is a file; show is the action."""
+    monkeypatch.chdir(tmp_path)
+    train.rename("show")
+    assert cli.main(_arguments("./show", tmp_path / "p.json")) == 2
+    assert "expected a file that ends with one of" in capsys.readouterr().err
+
+
+def test_diff_says_what_changed(fitted: Path, train: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Columns added and removed, cells changed, PSI where cells are equal, the larger first."""
+    columns = _columns()
+    columns["member"] = ~columns["member"]
+    columns["age"] = columns["age"] + 5
+    columns["new"] = columns.pop("visits")
+    other = tmp_path / "other.json"
+    Profile.fit(columns, outputs="score", labels="churned", model="churn", version="4").save(other)
+    assert cli.main(["profile", "diff", str(fitted), str(other)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith(f"{fitted}: model churn, version 3, id ")
+    assert lines[1].startswith(f"{other}: model churn, version 4, id ")
+    assert lines[0].endswith(", 2,000 rows")
+    assert lines[2:4] == ["added: new", "removed: visits"]
+    table = {line[:12].strip(): line[12:].split() for line in lines[6:]}
+    assert next(iter(table)) == "age"
+    assert table["age"] == ["2.50%", "edges", "differ", "(10", "→", "10", "cells)"]
+    share = _columns()["member"].mean()
+    assert float(table["member"][0]) == pytest.approx(2 * (1 - 2 * share) * math.log((1 - share) / share), rel=0.01)
+    assert table["plan"] == ["0.0000", "0.00%", "same"]
+
+
+def test_diff_of_equal_content(fitted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Profiles with one id are the same, however their files are laid out."""
+    other = tmp_path / "other.json"
+    other.write_text(json.dumps(json.loads(fitted.read_text()), indent=8))
+    assert cli.main(["profile", "diff", str(fitted), str(other)]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "the same content"
+
+
+def _numeric(edges: tuple[float, ...], counts: tuple[int, ...], low: float, high: float, *positions: float) -> Column:
+    return Column("x", Bins("numeric", edges), (*counts, 0, 0), low, high, 0.0, 1.0, positions)
+
+
+def test_a_histogram_shows_density_not_counts() -> None:
+    """Equally filled cells are drawn high where they are narrow."""
+    column = _numeric((1.0, 2.0), (10, 10, 10), 0.0, 10.0, 0.5, 1.5, 6.0)
+    drawn = histograms.histogram(column, unicode=True)
+    assert len(drawn) == histograms.WIDTH
+    assert drawn[:4] == "████"
+    assert set(drawn[4:]) == {"▁"}
+
+
+def test_an_outlier_does_not_squeeze_the_histogram() -> None:
+    """The outer cell is drawn as long as its mean says, not as far as its extreme lies."""
+    column = _numeric((1.0, 2.0), (10, 10, 10), 0.0, 1e12, 0.5, 1.5, 2.5)
+    assert histograms.histogram(column, unicode=False) == "@" * histograms.WIDTH
+
+
+@pytest.mark.parametrize(
+    ("column", "drawn"),
+    [
+        (_numeric((), (0,), 1.0, 1.0, 1.0), ""),
+        (_numeric((), (5,), 1.0, 1.0, 1.0), "█"),
+        (_numeric((), (5,), -1.7e308, 1.7e308, 0.0), "█" * histograms.WIDTH),
+        (Column("x", Bins("boolean", categories=(False, True)), (0, 8, 2, 0)), " █"),
+        (Column("x", Bins("categorical", categories=("a", "b", "c")), (800, 400, 1, 0, 0)), "█▄▁"),
+    ],
+)
+def test_histograms_of_unusual_columns(column: Column, drawn: str) -> None:
+    """Nothing, one value, the whole range of floats, and categories, the rare ones still seen."""
+    assert histograms.histogram(column, unicode=True) == drawn
