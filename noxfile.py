@@ -31,7 +31,8 @@ def pytest(session: nox.Session, *arguments: str) -> None:
     """Runs pytest; where MLOBS_JUNIT names a folder, the session's report goes there for `.ci/run` to count."""
     reports = os.environ.get("MLOBS_JUNIT")
     report = [f"--junitxml={Path(reports, session.name + '.xml')}"] if reports else []
-    session.run("pytest", *report, *arguments, *session.posargs)
+    parallel = ["-n", "2", "--dist", "loadfile"]  # whole files: a page's examples share their names
+    session.run("pytest", *parallel, *report, *arguments, *session.posargs)
 
 
 @nox.session(python=PYTHONS)
@@ -76,7 +77,7 @@ def slow(session: nox.Session) -> None:
 def integration(session: nox.Session) -> None:
     """The tests against real servers; `python scripts/servers.py build jaeger prometheus` builds those."""
     session.install(".[all]", *group("test"), *group("databases"))
-    pytest(session, "-m", "integration", "tests/integration")
+    pytest(session, "-n", "0", "-m", "integration", "tests/integration")  # servers of the whole session
 
 
 @nox.session

@@ -127,11 +127,13 @@ class Counting:
             return
         self._e = self._alarm.update(counts, self._effect.update(counts))
         self._worth = self._effect.value
-        self._flagged = self._alarm.flagged(self._e)
-        began = self._alarm.evidence_panes()
+        before, self._flagged = self._flagged, self._alarm.flagged(self._e)
+        panes = self._alarm.evidence_panes()
         for index in range(len(self._since)):
-            if self._flagged[index] and self._since[index] is None:
-                self._since[index] = ended - float(began[index]) * self.pane
+            if self._flagged[index] and not before[index]:
+                began = ended - float(panes[index]) * self.pane
+                known = self._since[index]
+                self._since[index] = began if known is None else min(began, known)
 
     def _forget_alarm(self) -> None:
         """Nothing has come for a whole window: what was found before says nothing of what comes next."""

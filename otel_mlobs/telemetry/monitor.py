@@ -257,7 +257,8 @@ class Monitor:
             )
             _drift_logger.warning("model %r: drift: %s", self.profile.model, shown)
         elif self._status == "drift":
-            _drift_logger.warning("model %r: drift is over: %s", self.profile.model, status)
+            said = "drift is over" if status == "ok" else "drift can no longer be told: too little independent data"
+            _drift_logger.warning("model %r: %s", self.profile.model, said)
 
     def _say_oddities(self) -> None:
         new = [name for name in list(self._tally.rows.unknown) if name not in self._named]

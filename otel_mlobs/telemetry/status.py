@@ -39,8 +39,8 @@ class MonitorStatus:
     """What a monitor knows at one moment.
 
     Attributes:
-        status: ``"drift"`` if anything drifts, ``"insufficient_data"`` if there is too little of everything, else
-            ``"ok"``.
+        status: ``"drift"`` if anything drifts, ``"insufficient_data"`` if something is undecided or nothing came,
+            else ``"ok"``.
         features: feature name → :class:`DriftResult`.
         prediction: the outputs' :class:`DriftResult`: the score, class or value; None where the profile has none.
         outputs: every output by name; probability vectors have ``class``, ``confidence`` and ``entropy``.
@@ -87,9 +87,12 @@ class MonitorStatus:
 
 
 def overall(results: Iterable[DriftResult]) -> Status:
-    """Drift where anything drifts, ``"insufficient_data"`` where there is too little of everything, else ok."""
-    statuses = {result.status for result in results}
-    return "drift" if "drift" in statuses else "ok" if "ok" in statuses else "insufficient_data"
+    """Drift where anything drifts, ok where nothing does and nothing is undecided.
+
+    What was never observed, as the outputs where only inputs are, decides nothing.
+    """
+    statuses = {result.status for result in results if result.n}
+    return "drift" if "drift" in statuses else "ok" if statuses == {"ok"} else "insufficient_data"
 
 
 def _number(value: float) -> float:
