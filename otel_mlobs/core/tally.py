@@ -6,23 +6,20 @@ finaliser or a forked child may record while the thread beneath it folds.
 
 from __future__ import annotations
 
-import math
-import sys
 from collections import deque
 from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from otel_mlobs.core.binning import SPECIALS, MatrixCounter, as_number, is_missing
+from otel_mlobs.core.binning import SPECIALS, MatrixCounter
+from otel_mlobs.core.inspection import Inspector
 from otel_mlobs.core.rows import Columns, OutputReader, RowReader, ShapeError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from numpy.typing import NDArray
 
-    from otel_mlobs.core.profile import Column, Profile
+    from otel_mlobs.core.profile import Profile
 
     Counts = NDArray[np.int64]
     Floats = NDArray[np.float64]
@@ -31,9 +28,8 @@ _QUEUED_BYTES = 131_072
 _BYTES_PER_ROW = 33
 """What Python adds to the content of a bytes object."""
 _FLOAT64 = np.dtype(np.float64)
-_INSPECTED = 1_000_000
-"""Of larger batches the span does not say what is odd about them: the window's counts do."""
 _MOST_TABLES = 4
+_FAR_MORE = 16
 _SMALL_BATCH = 16
 """Up to this many rows, packing them one by one costs less than counting them as a batch."""
 
@@ -42,7 +38,11 @@ class Tally:
     """Rows and predictions on their way into a table of counts (features, then outputs; cells)."""
 
     def __init__(self, profile: Profile, *, once_per_request: bool = False) -> None:
-        """With ``once_per_request`` a feature that is constant over a batch is counted once."""
+        """With ``once_per_request`` a feature is counted once a batch until it has varied within one.
+
+        To count it once only where it happens to be constant would favour the values of mixed batches: a flag that one
+        row in ten has would seem to be on four times as often.
+        """
         self.profile = profile
         self.rows = RowReader(profile.features)
         outputs = profile.outputs
@@ -52,7 +52,8 @@ class Tally:
         self.refused_rows = 0
         self.refusals: deque[str] = deque(maxlen=1)
         self.queued: deque[bytes] = deque()
-        self.longest_queue = max(16, _QUEUED_BYTES // (8 * max(self.rows.size, 1) + _BYTES_PER_ROW))
+        self.longest_queue = _queue_of(self.rows.size)
+        self._longest_outputs = _queue_of(self.outputs.size if self.outputs else 1)
         self._queued_outputs: deque[bytes] = deque()
         self._tables: deque[Counts] = deque()
         self._odd: deque[tuple[int, int]] = deque()
@@ -60,8 +61,9 @@ class Tally:
         self._numeric = self.rows.numeric
         self._get = self.rows.get
         self._pack = self.rows.pack
-        self._limits = [_limits(column) for column in profile.features]
+        self.inspect = Inspector(self.rows, profile.features)
         self._refused: deque[int] = deque()
+        self._varies = np.zeros(self.rows.size, np.bool_)
         self.odd_values = np.zeros(len(profile.columns), np.int64)
 
     @property
@@ -70,10 +72,19 @@ class Tally:
         longest = self.longest_queue
         return (
             len(self.queued) >= longest
-            or len(self._queued_outputs) >= longest
+            or len(self._queued_outputs) >= self._longest_outputs
             or len(self._tables) >= _MOST_TABLES
             or len(self._odd) >= longest
             or len(self._refused) >= longest
+        )
+
+    @property
+    def overfull(self) -> bool:
+        """Whether far more is queued than that: whoever observes then has to wait for a fold."""
+        return (
+            len(self.queued) > _FAR_MORE * self.longest_queue
+            or len(self._queued_outputs) > _FAR_MORE * self._longest_outputs
+            or len(self._tables) > _FAR_MORE * _MOST_TABLES
         )
 
     def add_inputs(self, inputs: Any) -> None:
@@ -129,8 +140,9 @@ class Tally:
         table = self.counter.table()
         if self.once_per_request:
             same = (matrix == matrix[0]) | ((matrix != matrix) & (matrix[0] != matrix[0]))  # noqa: PLR0124
-            constant = same.all(axis=0)
-            fixed, varying = np.flatnonzero(constant).tolist(), np.flatnonzero(~constant).tolist()
+            self._varies |= ~same.all(axis=0)
+            varies = self._varies.copy()
+            fixed, varying = np.flatnonzero(~varies).tolist(), np.flatnonzero(varies).tolist()
             self.counter.count(matrix[:1, fixed], table, fixed)
             self.counter.count(matrix[:, varying], table, varying)
         else:
@@ -144,8 +156,11 @@ class Tally:
         table = self.counter.table()
         for index, column in enumerate(columns):
             values: Any = repeat(None, rows) if column is None else column
-            if self.once_per_request and rows:
-                values = [None] if column is None else _once_if_constant(column)
+            if self.once_per_request and rows and not self._varies[index]:
+                if column is None or _constant(column):
+                    values = [None if column is None else next(iter(column))]
+                else:
+                    self._varies[index] = True
             counts, odd = self.counter.columns[index].count(values)
             self.counter.add(table, index, counts)
             if odd:
@@ -196,68 +211,6 @@ class Tally:
             table = self.counter.table()
             self._count_outputs(encoded, table)
             self._tables.append(table)
-
-    def inspect(self, inputs: Any) -> tuple[int, int, int]:
-        """How many values of ``inputs`` are missing, outside the reference's range, and unseen or of a wrong type."""
-        try:
-            read = self.rows.read(inputs)
-        except Exception:  # noqa: BLE001 - it was refused when it was counted, and that was said
-            return 0, 0, 0
-        if isinstance(read, tuple):
-            return self._inspect_row(read)
-        if isinstance(read, np.ndarray):
-            return self._inspect_matrix(read)
-        rows: Any = read
-        missing = outside = unseen = 0
-        if isinstance(read, Columns):
-            if len(read) * read.rows > _INSPECTED:
-                return 0, 0, 0
-            rows = zip(*(repeat(None, read.rows) if column is None else column for column in read), strict=False)
-        for row in rows:
-            values = row
-            if not isinstance(row, tuple):
-                try:
-                    values = self.rows.read(row)
-                except Exception:  # noqa: BLE001, S112 - it was refused when it was counted, and that was said
-                    continue
-            if isinstance(values, tuple):
-                found = self._inspect_row(values)
-                missing, outside, unseen = missing + found[0], outside + found[1], unseen + found[2]
-        return missing, outside, unseen
-
-    def _inspect_row(self, values: tuple[Any, ...]) -> tuple[int, int, int]:
-        missing = outside = unseen = 0
-        if len(values) != len(self._limits):
-            return 0, 0, 0
-        for value, (low, high, codes) in zip(values, self._limits, strict=False):
-            try:
-                if (low <= value <= high) if codes is None else (value in codes):
-                    continue
-            except Exception:  # noqa: BLE001, S110 - a value's own comparison may raise whatever it likes
-                pass
-            number = as_number(value) if codes is None else None
-            if is_missing(value) or (number is not None and math.isnan(number)):
-                missing += 1
-            elif number is not None and math.isfinite(number):
-                outside += not low <= number <= high
-            else:
-                unseen += 1
-        return missing, outside, unseen
-
-    def _inspect_matrix(self, matrix: NDArray[Any]) -> tuple[int, int, int]:
-        if matrix.size > _INSPECTED:
-            return 0, 0, 0
-        if not self._numeric:
-            found = [self._inspect_row(tuple(row)) for row in matrix.tolist()]
-            return tuple(map(sum, zip(*found, strict=True))) if found else (0, 0, 0)  # type: ignore[return-value]
-        lows, highs = np.array([one[:2] for one in self._limits]).T
-        with np.errstate(invalid="ignore"):
-            inside = np.count_nonzero((matrix >= lows) & (matrix <= highs))
-            if inside == matrix.size:
-                return 0, 0, 0
-            missing = int(np.count_nonzero(matrix != matrix))  # noqa: PLR0124 - NaN is what differs from itself
-            infinite = int(np.count_nonzero(np.isinf(matrix)))
-        return missing, int(matrix.size - inside - missing - infinite), infinite
 
     def fold(self) -> Counts | None:
         """The counts of all that came since the last fold, or None for nothing. One thread at a time."""
@@ -320,14 +273,9 @@ def count_indexes(indexes: Floats, values: int) -> Counts:
     return np.bincount(cells.astype(np.intp), minlength=values + SPECIALS).astype(np.int64)
 
 
-def _limits(column: Column) -> tuple[float, float, Mapping[object, int] | None]:
-    """The reference's range and, for categories, their codes."""
-    if column.bins.kind != "numeric":
-        return -math.inf, math.inf, column.bins.codes
-    low = -math.inf if column.minimum is None else column.minimum
-    high = math.inf if column.maximum is None else column.maximum
-    # finite even where the reference had no number, so that an infinity is never inside
-    return max(low, -sys.float_info.max), min(high, sys.float_info.max), None
+def _queue_of(numbers: int) -> int:
+    """How many packed rows of so many numbers may wait."""
+    return max(16, _QUEUED_BYTES // (8 * max(numbers, 1) + _BYTES_PER_ROW))
 
 
 def _taken(queue: deque[Any]) -> list[Any]:
@@ -340,12 +288,10 @@ def _unreadable(error: Exception, value: object) -> ShapeError:
     return ShapeError(f"{type(error).__name__} while reading a {type(value).__name__}")
 
 
-def _once_if_constant(column: Any) -> Any:
-    """One value where all are equal, all where not."""
+def _constant(column: Any) -> bool:
+    """Whether all values are equal; what cannot be compared is not."""
     first = next(iter(column), None)
     try:
-        if all(value == first or (value != value and first != first) for value in column):  # noqa: PLR0124
-            return [first]
-    except Exception:  # noqa: BLE001, S110 - values that cannot be compared are counted one by one
-        pass
-    return column
+        return all(value == first or (value != value and first != first) for value in column)  # noqa: PLR0124
+    except Exception:  # noqa: BLE001 - whatever a value's own comparison raises
+        return False

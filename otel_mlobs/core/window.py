@@ -15,15 +15,15 @@ _SMALL, _LARGE = np.iinfo(np.uint16).max, np.iinfo(np.uint32).max
 
 
 class Window:
-    """A table of counts for the running pane and the sum over it and the ``panes`` − 1 before it.
+    """A table of counts for the running pane, and the sum over it and the ``panes`` that ended before it.
 
     Memory: 2 bytes per pane and cell (4 once a pane had more than 65,535 in a cell), and 16 per cell.
     """
 
     def __init__(self, shape: tuple[int, int], panes: int) -> None:
-        """``shape`` is (columns, cells); ``panes`` the whole window's length, from 1."""
+        """``shape`` is (columns, cells); ``panes`` how many ended panes are kept, from 1."""
         self.panes = panes
-        self._ended = np.zeros((max(panes - 1, 0), *shape), np.uint16)
+        self._ended = np.zeros((panes, *shape), np.uint16)
         self._next = 0
         self._total = np.zeros(shape, np.int64)
         self._current = np.zeros(shape, np.int64)
@@ -47,9 +47,6 @@ class Window:
         """End the running pane and return its counts; what falls out of the window leaves its total."""
         ended = self._current
         self._current = np.zeros_like(ended)
-        if not len(self._ended):
-            self._total -= ended
-            return ended
         if self._ended.dtype == np.uint16 and ended.max(initial=0) > _SMALL:
             self._ended = self._ended.astype(np.uint32)
         leaving = self._ended[self._next]

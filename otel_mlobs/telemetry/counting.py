@@ -18,9 +18,6 @@ if TYPE_CHECKING:
     from otel_mlobs.core.profile import Profile
     from otel_mlobs.core.window import Counts
 
-_BLOCK_AT = 16
-"""How many full queues may wait before an observing thread waits for its turn to fold: the bound of the memory."""
-
 
 class Counting:
     """Counts against a profile in panes of ``pane`` seconds; the caller says what time it is."""
@@ -73,8 +70,7 @@ class Counting:
         tally = self.tally
         if not tally.full:
             return
-        wait = len(tally.queued) > _BLOCK_AT * tally.longest_queue
-        if self.lock.acquire(blocking=wait):
+        if self.lock.acquire(blocking=tally.overfull):
             try:
                 self._fold()
             finally:
@@ -115,8 +111,8 @@ class Counting:
             missed = int((now - self.due) / self.pane)
             if missed:
                 self._window.skip(missed)
-                if self._window.empty:
-                    self._forget_alarm()
+            if self._window.empty:
+                self._forget_alarm()
             self.due += (missed + 1) * self.pane
             self._results = self._assess(began)
             return True

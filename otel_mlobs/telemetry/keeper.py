@@ -33,7 +33,10 @@ class Keeper:
         self._running = False
 
     def keep(self, one: Kept) -> bool:
-        """Tick ``one`` from now on, for as long as somebody else holds it; false where that must be tried again."""
+        """Tick ``one`` from now on, for as long as somebody else holds it; false where that must be tried again.
+
+        Raises ``RuntimeError`` where no thread can be started: there are too many, or the interpreter exits.
+        """
         if not self._lock.acquire(blocking=False):  # another thread, or a signal handler within this very method
             return False
         try:

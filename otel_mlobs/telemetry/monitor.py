@@ -49,7 +49,8 @@ class Monitor:
         window: seconds over which distances are computed.
         pane: seconds between two looks; a 60th of the window unless given. The alarm looks back over up to 256 panes.
         unit: ``"row"``, or ``"request"`` where the rows of one call share features of their request, as the candidates
-            of a ranking share their user's: a feature that is constant over a batch is then counted once.
+            of a ranking share their user's: a feature that has been the same for all rows of every batch is then
+            counted once a batch.
         tolerance: the smallest PSI that is worth a verdict.
         significance: how often a PSI of just the tolerance may be called drift.
         false_alarms_per_week: what the always-on alarm promises on average, over all features together.
@@ -102,7 +103,6 @@ class Monitor:
         pane = window / _PANES if pane is None else min(_positive("pane", pane), window)
         self.profile = profile
         self._clock = time.time if clock is None else clock
-        self._inline = clock is not None
         panes_per_alarm = max(1.0, _WEEK_S / pane / false_alarms_per_week)
         self._counting = counting = Counting(
             profile,
@@ -133,6 +133,7 @@ class Monitor:
         self._moved: list[str] = []
         self._due = self._back = float("-inf")
         self._kept = False
+        self._inline = self._settings["clock"] is not None
         self.drift_attributes: dict[str, str | float] = {
             semconv.PROFILE_ID: self.profile.id,
             semconv.DRIFT_STATUS: _INSUFFICIENT,
@@ -163,9 +164,12 @@ class Monitor:
         try:
             if self._closed:
                 return
-            now = self._clock()
-            if now >= self._due or now < self._back:
-                self._look()
+            try:
+                now = self._clock()
+                if now >= self._due or now < self._back:
+                    self._look()
+            except Exception as error:  # noqa: BLE001 - whatever is wrong with the time, the row is counted
+                guard.report("monitor", error)
             tally = self._tally
             if inputs is not None:
                 tally.add_inputs(inputs)
@@ -208,7 +212,10 @@ class Monitor:
         now = self._clock()
         counting = self._counting
         if not (self._inline or self._kept):
-            self._kept = keeper.keep(self)
+            try:
+                self._kept = keeper.keep(self)
+            except RuntimeError:  # no thread can be started here: panes end when rows come
+                self._inline = True
         if counting.due is None:
             counting.advance(now)
         elif self._inline or not counting.due - 2 * counting.pane <= now < counting.due + counting.pane:
