@@ -87,7 +87,6 @@ class OnDevice:
         [np.array([0.25]), np.array([0.75])],
         [np.array([0.75, 0.25]), np.array([0.25, 0.75])],
     ],
-    ids=repr,
 )
 def test_scores_are_summarised(value: Any) -> None:
     """Minimum, mean, maximum and standard deviation, of the second of two columns, without missing and non-finite."""
@@ -194,7 +193,6 @@ def test_lists_and_arrays_agree(values: list[float]) -> None:
         (np.array(["2026-01-01"], dtype="datetime64[D]"), None),
         (b"bytes", None),
     ],
-    ids=repr,
 )
 def test_single_values_classes_and_what_has_no_score(value: Any, expected: object) -> None:
     """One row's score or class is told; what has no single score says nothing."""
@@ -229,7 +227,6 @@ def test_single_values_classes_and_what_has_no_score(value: Any, expected: objec
         (OnDevice(), 1000),
         *[(frame, 3) for frame in frames({"a": [1, 2, 3], "b": [1.0, 2.0, None]})],
     ],
-    ids=repr,
 )
 def test_rows(value: Any, expected: int | None) -> None:
     """How many rows a model is given."""
@@ -244,7 +241,6 @@ def test_rows(value: Any, expected: int | None) -> None:
         (pl.Series([1, 2]), 2), (pa.array([1, 2]), 2), ({"a": 1}.keys(), 1), (OnDevice(), 1000),
         *[(frame, 3) for frame in frames({"a": [1, 2, 3]})],
     ],
-    ids=repr,
 )  # fmt: skip
 def test_count(value: Any, expected: int | None) -> None:
     """How many items there are; what would have to be consumed says nothing."""
@@ -268,7 +264,6 @@ def test_count(value: Any, expected: int | None) -> None:
         [np.float32(0.25), np.float32(0.75)],
         *frames({"item": [1, 2], "score": SCORES}),
     ],
-    ids=repr,
 )
 def test_scores_of_items_are_found(value: Any) -> None:
     """Floats, pairs, mappings and a column called score."""
@@ -281,7 +276,6 @@ def test_scores_of_items_are_found(value: Any) -> None:
         None, [], {}, [1, 2], ["a", "b"], np.array([1, 2]), {"a": 1}, [("a", 1)], [(1, 2, 3)], [{"item": 1}],
         [[0.1, 0.2, 0.3]], iter([0.5]), "text", *frames({"item": [1, 2]}), OnDevice(),
     ],
-    ids=repr,
 )  # fmt: skip
 def test_ids_are_not_taken_for_scores(value: Any) -> None:
     """Whole numbers and names are items, not scores."""
@@ -313,7 +307,6 @@ def test_ids_are_not_taken_for_scores(value: Any) -> None:
         ("text", None),
         (iter([None]), None),
     ],
-    ids=repr,
 )
 def test_features_found_and_missing(value: Any, expected: object) -> None:
     """None, NaN and the frames' own nulls are missing; what cannot be read says nothing."""
