@@ -93,6 +93,7 @@ def test_the_demo_shows_traces_and_a_summary() -> None:
     assert "180 answered 200, 1 answered 500" in out
     assert re.search(r"^AGEP +verdict\+alarm ", out, re.MULTILINE), out
     assert "drift: AGEP PSI" in out
+    assert "AGEP moved away from the training data" in out
     assert done.stderr == ""
 
 

@@ -36,7 +36,11 @@ def _names_of_signals() -> set[str]:
     events = [event for span in semconv.SPANS for event in span.events]
     attributes += [each for event in events for each in event.attributes]
     attributes += [each for metric in semconv.METRICS for each in metric.attributes]
-    return {each.key for each in attributes} | {metric.name for metric in semconv.METRICS} | {event.name for event in events}
+    return (
+        {each.key for each in attributes}
+        | {metric.name for metric in semconv.METRICS}
+        | {event.name for event in events}
+    )
 
 
 def test_the_configuration_page_lists_every_setting_once() -> None:

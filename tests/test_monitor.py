@@ -464,14 +464,14 @@ def test_oddities_and_changes_are_logged_once(clock: Clock, caplog: pytest.LogCa
 
 
 def test_per_request_features_are_not_counted_again(clock: Clock) -> None:
-    """unit="request": 50 candidates of one user are 50 values of their own feature and one of the user's."""
+    """unit="request": 50 candidates are 50 values of their own feature, once that is known, and one of their user's."""
     monitor = Monitor(_profile(), unit="request", clock=clock)
     for _ in range(10):
         rows = _rows(50)
         rows["age"], rows["city"] = np.full(50, 41.0), np.full(50, "Rome")
         monitor.observe(rows, RNG.random(50))
     status = monitor.status()
-    assert {name: one.n for name, one in status.features.items()} == {"age": 10, "income": 500, "city": 10}
+    assert {name: one.n for name, one in status.features.items()} == {"age": 10, "income": 4 + 6 * 50, "city": 10}
     assert status.prediction is not None
     assert status.prediction.n == 500
 
@@ -518,14 +518,16 @@ def test_a_monitor_pickles_as_its_profile_and_settings() -> None:
         "clock": time.time,
     }
     monitor = Monitor(_profile(), **settings_of)
-    monitor.observe(_rows(30, shift=4))
+    for row in zip(*_rows(30, shift=4).values(), strict=True):
+        monitor.observe(row)
     for other in (pickle.loads(pickle.dumps(monitor)), copy.deepcopy(monitor), copy.copy(monitor)):
         assert other is not monitor
         assert other.profile == monitor.profile
         assert other.profile.id == monitor.profile.id
         assert other._settings == monitor._settings == {**settings_of, "min_rows": 10}
         assert other.status().rows == 0
-        other.observe(list(zip(*_rows(60, shift=4).values(), strict=True)))
+        for row in zip(*_rows(60, shift=4).values(), strict=True):
+            other.observe(row)
         assert other.status().status == "drift", "the settings are those that were pickled"
         other.close()
     assert monitor.status().features["age"].n == 30

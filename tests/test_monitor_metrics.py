@@ -236,16 +236,18 @@ def test_an_ended_monitor_keeps_its_final_counts(mlobs_telemetry: Telemetry, clo
     assert _totals(mlobs_telemetry, profile, PREDICTION) == {"score": 1}
 
 
-def test_the_last_monitors_series_are_said_and_then_gone(mlobs_telemetry: Telemetry, clock: Clock) -> None:
-    """After a profile's last monitor has ended its counts go out a few more times, then no more, until the next."""
+def test_the_last_monitors_series_are_said_and_then_gone(
+    mlobs_telemetry: Telemetry, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a profile's last monitor has ended its counts go out for some minutes, then no more, until the next."""
     profile = _profile()
     monitor = Monitor(profile, clock=clock)
     monitor.observe(_rows(10))
     monitor.close()
     for _ in range(3):
         assert _totals(mlobs_telemetry, profile) == {"age": 10, "city": 10}
-    for _ in range(3):
-        mlobs_telemetry._collect()
+    monkeypatch.setattr(series, "_FAREWELL_S", -1.0)
+    mlobs_telemetry._collect()
     assert _series(mlobs_telemetry, profile) == {}
     again = Monitor(profile, clock=clock)
     before = _totals(mlobs_telemetry, profile)
@@ -265,8 +267,11 @@ def test_a_successor_within_those_collections_goes_on(mlobs_telemetry: Telemetry
         assert _totals(mlobs_telemetry, profile)["age"] == 10 * number
 
 
-def test_a_monitor_that_joins_at_the_last_farewell_is_collected(mlobs_telemetry: Telemetry, clock: Clock) -> None:
+def test_a_monitor_that_joins_at_the_last_farewell_is_collected(
+    mlobs_telemetry: Telemetry, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A collection that says the last farewell between the finding of the series and the joining takes nothing away."""
+    monkeypatch.setattr(series, "_FAREWELL_S", -1.0)
     profile = _profile()
     monitor = Monitor(profile, clock=clock)
     counting = monitor._counting
@@ -274,14 +279,19 @@ def test_a_monitor_that_joins_at_the_last_farewell_is_collected(mlobs_telemetry:
     found = series.series_of(profile, counting.reference, ("psi",), 1_000)
     for _ in range(6):
         mlobs_telemetry._collect()
+    counting.retired = False
     found.add(counting)
     counting.tally.add_inputs((30.0, "Rome"))
     assert _totals(mlobs_telemetry, profile)["age"] == 1
-    found.retire(counting)
+    counting.retire()
 
 
-def test_delta_temporality_adds_up(mlobs_telemetry: Telemetry, clock: Clock) -> None:
+@pytest.mark.parametrize("farewell", [-1.0, 300.0])
+def test_delta_temporality_adds_up(
+    mlobs_telemetry: Telemetry, clock: Clock, monkeypatch: pytest.MonkeyPatch, farewell: float
+) -> None:
     """A reader that wants deltas gets what was added since, through the end of one monitor and the next one's start."""
+    monkeypatch.setattr(series, "_FAREWELL_S", farewell)
     provider: Any = metrics.get_meter_provider()
     reader = InMemoryMetricReader(preferred_temporality={ObservableCounter: AggregationTemporality.DELTA})
     provider.add_metric_reader(reader)

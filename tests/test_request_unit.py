@@ -31,18 +31,26 @@ def batch(user: float, flags: list[float]) -> np.ndarray[Any, Any]:
     return np.array([[user, flag] for flag in flags])
 
 
-def test_what_has_varied_once_is_counted_in_every_row_from_then_on() -> None:
-    """Also in batches where it happens to be the same, else mixed batches would weigh too much."""
+def test_what_varies_is_counted_in_every_row() -> None:
+    """Once five batches have shown that it is a feature of the rows; also where it happens to be the same."""
     same, mixed = batch(0.5, [0.0, 0.0, 0.0]), batch(0.1, [0.0, 1.0, 0.0])
-    assert counted(same) == {"user": 1, "flag": 1}
-    assert counted(mixed) == {"user": 1, "flag": 3}
-    assert counted(same, mixed, same) == {"user": 3, "flag": 1 + 3 + 3}
+    assert counted(same) == counted(mixed) == {"user": 1, "flag": 1}
+    assert counted(*[mixed] * 4) == {"user": 4, "flag": 4}
+    assert counted(*[mixed] * 5, same) == {"user": 6, "flag": 4 + 3 + 3}
+
+
+def test_one_odd_batch_in_a_hundred_changes_nothing() -> None:
+    """A feature of the request that is missing in one row for once stays one, and counts by its first row."""
+    usual = batch(0.5, [0.0, 1.0, 0.0])
+    odd = usual.copy()
+    odd[2, 0] = np.nan
+    assert counted(*([usual] * 150 + [odd]) * 7)["user"] == 151 * 7
 
 
 @pytest.mark.parametrize("form", ["frame", "columns", "rows"])
 def test_it_is_the_same_for_every_form_of_batch(form: str) -> None:
     """A dict of columns, a list of rows and a data frame are counted as the array is."""
-    arrays = [batch(0.5, [0.0, 0.0, 0.0]), batch(0.1, [0.0, 1.0, 0.0]), batch(0.5, [1.0, 1.0])]
+    arrays = [batch(0.1, [0.0, 1.0, 0.0])] * 5 + [batch(0.5, [1.0, 1.0])]
 
     def formed(array: np.ndarray[Any, Any]) -> Any:
         columns = {"user": array[:, 0].tolist(), "flag": array[:, 1].tolist()}
@@ -50,7 +58,7 @@ def test_it_is_the_same_for_every_form_of_batch(form: str) -> None:
             return pytest.importorskip("pandas").DataFrame(columns)
         return columns if form == "columns" else [tuple(row) for row in array.tolist()]
 
-    assert counted(*map(formed, arrays)) == counted(*arrays) == {"user": 3, "flag": 1 + 3 + 2}
+    assert counted(*map(formed, arrays)) == counted(*arrays) == {"user": 6, "flag": 4 + 3 + 2}
 
 
 @pytest.mark.parametrize(("share", "size"), [(0.1, 5), (0.05, 10), (0.3, 3)])

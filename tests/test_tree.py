@@ -126,8 +126,7 @@ def test_a_wide_terminal_has_everything_on_one_line() -> None:
     lines = stream.getvalue().splitlines()
     assert len(lines) == 1 + 7 + 1
     assert lines[6] == (
-        "│  └─ prediction ltr              8.70 ms          ━━━━━━━━━        model=ltr v7 batch=1 mean=0.831 "
-        "no drift"
+        "│  └─ prediction ltr              8.70 ms          ━━━━━━━━━        model=ltr v7 batch=1 mean=0.831 no drift"
     )
 
 

@@ -98,7 +98,8 @@ class Inspector:
                 counts, wrong = bins.count(column)
                 outside = 0
                 if bins.kind == "numeric" and not wrong:
-                    outside = _odd_numbers(np.array(column, dtype=np.float64), low, high)[1]
+                    numbers = (as_number(value) for value in column if not is_missing(value))
+                    outside = _odd_numbers(np.array([*numbers], dtype=np.float64), low, high)[1]
                 found.append((int(counts[-2]), outside, int(counts[-1])))
         return _summed(found)
 

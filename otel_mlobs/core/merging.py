@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 def merge(one: Profile, other: Profile) -> Profile:
     """See :meth:`otel_mlobs.core.profile.Profile.merge`."""
+    if not isinstance(other, Profile):
+        raise TypeError(f"only profiles can be merged, got {other!r}")
     for what, ours, theirs in (
         ("model", one.model, other.model),
         ("version", one.version, other.version),

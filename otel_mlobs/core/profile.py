@@ -188,6 +188,13 @@ class Profile:
 
         return content_id(self)
 
+    def __repr__(self) -> str:
+        """One line; ``otel-mlobs profile show`` draws the whole."""
+        return (
+            f"Profile(model={self.model!r}, version={self.version!r}, features={len(self.features)}, "
+            f"outputs={self.outputs.kind if self.outputs else None!r}, rows={self.rows}, id={self.id!r})"
+        )
+
     @property
     def columns(self) -> tuple[Column, ...]:
         """Features, then the outputs' columns: the order in which a monitor counts."""

@@ -5,6 +5,7 @@ What is read is checked to the last field, since a reference that is wrong in si
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import math
@@ -112,6 +113,8 @@ def save(profile: Profile, path: str | os.PathLike[str]) -> None:
     """Write the file whole or not at all: a reader never meets half of it."""
     target = Path(path).resolve()  # a symbolic link goes on pointing where it did
     text = to_json(profile)
+    if not target.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, "No such folder", str(target.parent))
     draft = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
     try:
         with draft.open("x", encoding="utf-8") as file:
@@ -218,6 +221,8 @@ class _Fields:
 
     def categories(self, name: str) -> tuple[str | int | float | bool, ...]:
         values = self.get(name, list)
+        if len(values) > _MOST_CATEGORIES:
+            raise ValueError(f"{self.path(name)} must hold at most {_MOST_CATEGORIES:,}, got {len(values):,}")
         for place, value in enumerate(values):
             if not isinstance(value, (str, int, float)) or (isinstance(value, float) and not math.isfinite(value)):
                 raise ValueError(f"{self.path(name)}[{place}] must be text, a number or a boolean, got {_short(value)}")
@@ -226,6 +231,9 @@ class _Fields:
     def has(self, name: str) -> bool:
         return name in self._content
 
+
+_MOST_CATEGORIES = 10_000
+"""As many as a fit makes at most."""
 
 _JSON_NAMES = {
     str: "text", int: "a whole number", float: "a number", list: "a list", dict: "an object", type(None): "null"

@@ -28,6 +28,8 @@ _QUEUED_BYTES = 131_072
 _BYTES_PER_ROW = 33
 """What Python adds to the content of a bytes object."""
 _FLOAT64 = np.dtype(np.float64)
+_VARYING_BATCHES, _VARYING_SHARE = 5, 0.01
+"""A feature that varied in at least so many batches and such a share of them is one of the rows, not of the request."""
 _MOST_TABLES = 4
 _FAR_MORE = 16
 _SMALL_BATCH = 16
@@ -38,10 +40,10 @@ class Tally:
     """Rows and predictions on their way into a table of counts (features, then outputs; cells)."""
 
     def __init__(self, profile: Profile, *, once_per_request: bool = False) -> None:
-        """With ``once_per_request`` a feature is counted once a batch until it has varied within one.
+        """With ``once_per_request`` a feature that hardly ever varies within a batch is counted once a batch.
 
-        To count it once only where it happens to be constant would favour the values of mixed batches: a flag that one
-        row in ten has would seem to be on four times as often.
+        What counts is then its first row, also where it does vary for once. To count all rows of those batches only
+        would favour their values: a flag that one row in ten has would seem to be on four times as often.
         """
         self.profile = profile
         self.rows = RowReader(profile.features)
@@ -63,7 +65,8 @@ class Tally:
         self._pack = self.rows.pack
         self.inspect = Inspector(self.rows, profile.features)
         self._refused: deque[int] = deque()
-        self._varies = np.zeros(self.rows.size, np.bool_)
+        self._batches = 0
+        self._varied = np.zeros(self.rows.size, np.int64)
         self.odd_values = np.zeros(len(profile.columns), np.int64)
 
     @property
@@ -140,8 +143,7 @@ class Tally:
         table = self.counter.table()
         if self.once_per_request:
             same = (matrix == matrix[0]) | ((matrix != matrix) & (matrix[0] != matrix[0]))  # noqa: PLR0124
-            self._varies |= ~same.all(axis=0)
-            varies = self._varies.copy()
+            varies = self._vary(~same.all(axis=0))
             fixed, varying = np.flatnonzero(~varies).tolist(), np.flatnonzero(varies).tolist()
             self.counter.count(matrix[:1, fixed], table, fixed)
             self.counter.count(matrix[:, varying], table, varying)
@@ -153,14 +155,21 @@ class Tally:
         rows = columns.rows
         if any(column is not None and len(column) != rows for column in columns):
             raise ShapeError("the columns of a batch differ in length")
+        if rows <= _SMALL_BATCH and not self.once_per_request:
+            filled = [[None] * rows if column is None else _listed(column) for column in columns]
+            for row in zip(*filled, strict=True):
+                self.add_row(row)
+            return
+        if not rows:
+            return
         table = self.counter.table()
+        varies = None
+        if self.once_per_request:
+            varies = self._vary(np.array([column is not None and not _constant(column) for column in columns]))
         for index, column in enumerate(columns):
             values: Any = repeat(None, rows) if column is None else column
-            if self.once_per_request and rows and not self._varies[index]:
-                if column is None or _constant(column):
-                    values = [None if column is None else next(iter(column))]
-                else:
-                    self._varies[index] = True
+            if varies is not None and not varies[index]:
+                values = [None if column is None else next(iter(column))]
             counts, odd = self.counter.columns[index].count(values)
             self.counter.add(table, index, counts)
             if odd:
@@ -186,6 +195,12 @@ class Tally:
             return
         for values in read:
             self.add_row(values)
+
+    def _vary(self, varied: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Which features are of the rows and not of the request, as far as all batches have shown."""
+        self._batches += 1
+        self._varied += varied
+        return (self._varied >= _VARYING_BATCHES) & (self._varied > _VARYING_SHARE * self._batches)
 
     def add_outputs(self, outputs: Any) -> None:
         """Count one prediction or a batch of them."""
@@ -274,8 +289,8 @@ def count_indexes(indexes: Floats, values: int) -> Counts:
 
 
 def _queue_of(numbers: int) -> int:
-    """How many packed rows of so many numbers may wait."""
-    return max(16, _QUEUED_BYTES // (8 * max(numbers, 1) + _BYTES_PER_ROW))
+    """How many packed rows of so many numbers may wait: fewer than 256 would cost more to fold than to hold."""
+    return max(256, _QUEUED_BYTES // (8 * max(numbers, 1) + _BYTES_PER_ROW))
 
 
 def _taken(queue: deque[Any]) -> list[Any]:
@@ -286,6 +301,10 @@ def _taken(queue: deque[Any]) -> list[Any]:
 
 def _unreadable(error: Exception, value: object) -> ShapeError:
     return ShapeError(f"{type(error).__name__} while reading a {type(value).__name__}")
+
+
+def _listed(column: Any) -> Any:
+    return column.tolist() if hasattr(column, "tolist") else column
 
 
 def _constant(column: Any) -> bool:

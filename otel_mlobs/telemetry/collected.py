@@ -60,7 +60,7 @@ def join(group: Group) -> None:
     with _lock:
         if not any(one is group for one in _groups):
             _groups = (*_groups, group)
-        _make_instruments()
+    _make_instruments()
 
 
 def leave(group: Group) -> None:
@@ -96,10 +96,12 @@ def after_fork_in_child() -> None:
 
 
 def _make_instruments() -> None:
-    global _made  # noqa: PLW0603 - instruments are made once
-    if _made:
+    global _made
+    with _lock:
+        made, _made = _made, True
+    if made:
         return
-    _made = True
+    # Outside of every lock of ours: the SDK takes its own here, and holds it when it calls back
     meter = metrics.get_meter(instruments.SCOPE, __version__, schema_url=semconv.SCHEMA_URL)
     for metric in COUNTERS:
         meter.create_observable_counter(metric.name, [_callback(metric)], metric.unit, metric.description)

@@ -37,6 +37,8 @@ class Counting:
         self.reference = Reference(profile.columns)
         self.tally = Tally(profile, once_per_request=once_per_request)
         self.pane = pane
+        self.retired = False
+        """Whether its monitor has ended. Set by a finaliser, which runs anywhere and may wait for no lock."""
         self.due: float | None = None
         self._panes = panes
         self._limits = {"tolerance": tolerance, "significance": significance, "min_rows": min_rows}
@@ -57,6 +59,10 @@ class Counting:
         self._totals = self.tally.counter.table()
         self._results: tuple[DriftResult, ...] | None = None
         self.due = None
+
+    def retire(self) -> None:
+        """Say that nothing more will be counted here."""
+        self.retired = True
 
     def start_afresh(self) -> None:
         """Begin again from zero with a lock that nobody holds: in a forked child."""
@@ -114,7 +120,7 @@ class Counting:
             if self._window.empty:
                 self._forget_alarm()
             self.due += (missed + 1) * self.pane
-            self._results = self._assess(began)
+            self._results = self._assess(began, self._since)
             return True
 
     def _end_pane(self, ended: float) -> None:
@@ -137,22 +143,19 @@ class Counting:
         self._e = self._e * 0.0
         self._flagged = self._e > 1.0
 
-    def _assess(self, began: float | None) -> tuple[DriftResult, ...]:
-        """One record per column; what is found drifted only now has drifted since ``began``."""
+    def _assess(self, began: float | None, since: list[float | None]) -> tuple[DriftResult, ...]:
+        """One record per column; in ``since``, what is found drifted only now has drifted since ``began``."""
         found = assess(self.reference, self._window.total, self._worth, **self._limits)
         drifted = found.drifted | self._flagged
-        for index in range(len(self._since)):
-            if not drifted[index]:
-                self._since[index] = None
-            elif self._since[index] is None:
-                self._since[index] = began
+        for index, known in enumerate(since):
+            since[index] = None if not drifted[index] else began if known is None else known
         made = results(
             self.reference,
             found,
             alarm=self._flagged,
             evidence=self._e,
             design_effect=self._worth,
-            since=self._since,
+            since=since,
             invalid=self.tally.odd_values,
         )
         return tuple(made)
@@ -165,6 +168,7 @@ class Counting:
         """One record per column as of this moment, and how many rows are in the window."""
         with self.lock:
             self._fold()
-            made = self._assess(None if self.due is None else self.due - self.pane)
+            # a copy: to be asked amid a pane changes nothing
+            made = self._assess(None if self.due is None else self.due - self.pane, self._since.copy())
             counts = self._window.total
             return made, int(counts.sum(axis=1).max()) if counts.size else 0

@@ -34,6 +34,7 @@ _drift_logger = logging.getLogger("otel_mlobs.drift")
 
 _WEEK_S = 7 * 24 * 3600.0
 _PANES = 60
+_MOST_PANES = 10_000
 _NAMED_IN_EVENT = 20
 _INSUFFICIENT: Status = "insufficient_data"
 
@@ -49,7 +50,7 @@ class Monitor:
         window: seconds over which distances are computed.
         pane: seconds between two looks; a 60th of the window unless given. The alarm looks back over up to 256 panes.
         unit: ``"row"``, or ``"request"`` where the rows of one call share features of their request, as the candidates
-            of a ranking share their user's: a feature that has been the same for all rows of every batch is then
+            of a ranking share their user's: a feature that is the same for all rows of (almost) every batch is then
             counted once a batch.
         tolerance: the smallest PSI that is worth a verdict.
         significance: how often a PSI of just the tolerance may be called drift.
@@ -90,9 +91,9 @@ class Monitor:
             "tolerance": _positive("tolerance", tolerance),
             "significance": number("significance", significance, at_least=1e-9, at_most=0.5),
             "false_alarms_per_week": _positive("false_alarms_per_week", false_alarms_per_week),
-            "min_rows": int(number("min_rows", min_rows, at_least=1)),
+            "min_rows": _whole("min_rows", min_rows, at_least=1),
             "methods": _checked_methods(methods),
-            "max_series": int(number("max_series", max_series, at_least=0)),
+            "max_series": _whole("max_series", max_series, at_least=0),
             "clock": clock,
         }
         if unit not in ("row", "request"):
@@ -101,6 +102,8 @@ class Monitor:
             raise TypeError(f"clock must be a callable that gives seconds, got {clock!r}")
         window = float(window)
         pane = window / _PANES if pane is None else min(_positive("pane", pane), window)
+        if window / pane > _MOST_PANES:
+            raise ValueError(f"window must be at most {_MOST_PANES:,} panes, got {window:g} s in panes of {pane:g} s")
         self.profile = profile
         self._clock = time.time if clock is None else clock
         panes_per_alarm = max(1.0, _WEEK_S / pane / false_alarms_per_week)
@@ -118,7 +121,7 @@ class Monitor:
         self._limits = self._told_limits(panes_per_alarm)
         self._series = series.series_of(profile, counting.reference, self._settings["methods"], int(max_series))
         self._series.add(counting)
-        self._retire = weakref.finalize(self, self._series.retire, counting)
+        self._retire = weakref.finalize(self, counting.retire)
         self._retire.atexit = False
         self._closed = False
         self._named: set[str] = set()
@@ -164,12 +167,7 @@ class Monitor:
         try:
             if self._closed:
                 return
-            try:
-                now = self._clock()
-                if now >= self._due or now < self._back:
-                    self._look()
-            except Exception as error:  # noqa: BLE001 - whatever is wrong with the time, the row is counted
-                guard.report("monitor", error)
+            self._look_if_due()
             tally = self._tally
             if inputs is not None:
                 tally.add_inputs(inputs)
@@ -183,13 +181,13 @@ class Monitor:
     def describe(self, span: Span, inputs: Any) -> None:
         """Put on ``span`` what is odd about ``inputs``, and the event where it is the first of a new drift status."""
         try:
+            if self._said != self._status:
+                self._say_change(span)
             if inputs is not None:
                 odd = self._tally.inspect(inputs)
                 for key, count in zip(_ODDITIES, odd, strict=True):
                     if count:
                         span.set_attribute(key, count)
-            if self._said != self._status:
-                self._say_change(span)
         except Exception as error:  # noqa: BLE001 - the caller's request goes on
             guard.report("monitor", error)
 
@@ -206,6 +204,14 @@ class Monitor:
                 semconv.DRIFT_FEATURES: self._moved,
             },
         )
+
+    def _look_if_due(self) -> None:
+        try:
+            now = self._clock()
+            if now >= self._due or now < self._back:
+                self._look()
+        except Exception as error:  # noqa: BLE001 - whatever is wrong with the time, the rows are counted
+            guard.report("monitor", error)
 
     def _look(self) -> None:
         """The clock has passed the end of a pane: see to it here, or let the keeper's thread do it."""
@@ -285,9 +291,7 @@ class Monitor:
     def status(self) -> MonitorStatus:
         """Everything known at this moment, the running pane included; computed for this call."""
         if not self._closed and self._inline:
-            now = self._clock()
-            if now >= self._due or now < self._back:
-                self._look()
+            self._look_if_due()
         results, rows = self._counting.now()
         self._say_oddities()
         features = len(self.profile.features)
@@ -345,11 +349,17 @@ def _positive(name: str, value: Any) -> float:
     return checked
 
 
+def _whole(name: str, value: Any, *, at_least: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < at_least:
+        raise ValueError(f"{name} must be a whole number from {at_least}, got {value!r}")
+    return value
+
+
 def _checked_methods(methods: Sequence[str]) -> tuple[str, ...]:
     known = ("psi_adjusted", *METHODS)
-    if isinstance(methods, str) or not all(method in known for method in methods):
-        raise ValueError(f"methods must be some of {', '.join(known)}, got {methods!r}")
-    return tuple(methods)
+    if not isinstance(methods, (list, tuple)) or not all(method in known for method in methods):
+        raise ValueError(f"methods must be a list of some of {', '.join(known)}, got {methods!r}")
+    return tuple(dict.fromkeys(methods))
 
 
 def _furthest(ranked: tuple[DriftResult, str]) -> tuple[bool, bool, float, float]:

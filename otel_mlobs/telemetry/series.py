@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from typing import TYPE_CHECKING
 
 from otel_mlobs import semconv
@@ -14,12 +15,13 @@ if TYPE_CHECKING:
 
     from otel_mlobs.core.drift import DriftResult, Reference
     from otel_mlobs.core.profile import Profile
+    from otel_mlobs.core.window import Counts
     from otel_mlobs.telemetry.counting import Counting
 
     Labels = dict[str, str]
 
-_FAREWELLS = 3
-"""Collections after the last monitor ended in which its final counts are still sent."""
+_FAREWELL_S = 300.0
+"""How long the final counts of a model's last monitor are still sent: longer than the interval of any reader."""
 
 _lock = threading.RLock()
 _known: dict[tuple[str, str | None, str], ModelSeries] = {}
@@ -35,9 +37,10 @@ class ModelSeries:
         self._reference = reference
         self._methods = tuple(methods)
         self._rows = profile.rows
-        self._live: tuple[Counting, ...] = ()
-        self._ended = reference.counts.astype("int64") * 0
-        self._farewells = 0
+        # What ended monitors have counted, and what the others count: replaced as one, so that both are of one moment
+        self._state: tuple[Counts, tuple[Counting, ...]] = (reference.counts.astype("int64") * 0, ())
+        self._lock = threading.RLock()
+        self._ended_at = 0.0
         features = len(profile.features)
         self._normal_scores = reference.normal_scores()
         names: list[Labels] = []
@@ -68,22 +71,27 @@ class ModelSeries:
 
     def add(self, counting: Counting) -> None:
         """Collect what ``counting`` counts from now on."""
-        with _lock:
-            self._live = (*self._live, counting)
-            self._farewells = 0
-            collected.join(self)
+        with self._lock:
+            ended, live = self._state
+            self._state = (ended, (*live, counting))
+        collected.join(self)  # takes locks of the SDK's, which a collection holds while it asks us
 
-    def retire(self, counting: Counting) -> None:
-        """Keep what ``counting`` has counted, and collect it no more."""
-        with _lock:
-            if not any(one is counting for one in self._live):
-                return
-            self._ended = self._ended + counting.totals()
-            self._live = tuple(one for one in self._live if one is not counting)
+    def _let_go(self, retired: Sequence[Counting]) -> None:
+        """Keep what ended monitors have counted, and them no longer."""
+        totals = [one.totals() for one in retired]  # before the lock: each takes one of its own
+        with self._lock:
+            ended, live = self._state
+            for one, counted in zip(retired, totals, strict=True):
+                if any(other is one for other in live):  # else another collection was quicker
+                    ended = ended + counted
+            self._state = (ended, tuple(one for one in live if not any(one is other for other in retired)))
+            self._ended_at = time.monotonic()
 
     def start_afresh(self) -> None:
         """Forget what ended monitors counted: in a forked child it is the parent's to send."""
-        self._ended[...] = 0
+        self._lock = threading.RLock()
+        ended, live = self._state
+        self._state = (ended * 0, live)
 
     def points(self, metric: semconv.Metric, *, zero: bool) -> Iterator[tuple[float, Labels]]:
         """The values and labels of ``metric``; with ``zero`` a counter's series at 0."""
@@ -106,16 +114,17 @@ class ModelSeries:
             yield from self._drift(metric)
 
     def _say_farewell(self) -> None:
-        if self._live:
-            return
-        self._farewells += 1
-        with _lock:
-            if self._farewells > _FAREWELLS and not self._live:
-                collected.leave(self)  # it stays known: should its profile be monitored again, its counts go on
+        if not self._state[1] and time.monotonic() - self._ended_at > _FAREWELL_S:
+            collected.leave(self)  # it stays known: should its profile be monitored again, its counts go on
+            if self._state[1]:  # by a monitor that was made just now
+                collected.join(self)
 
     def _counts(self, columns: Sequence[int], *, zero: bool) -> Iterator[tuple[float, Labels]]:
-        with _lock:
-            counts = self._ended if zero else sum((one.totals() for one in self._live), self._ended)
+        ended, live = self._state
+        counts = ended if zero else sum((one.totals() for one in live), ended)
+        retired = [one for one in live if one.retired]
+        if retired:
+            self._let_go(retired)
         for index in columns:
             row = counts[index].tolist()
             for position, labels in self._cells(index):
@@ -145,7 +154,7 @@ class ModelSeries:
     def _drift(self, metric: semconv.Metric) -> Iterator[tuple[float, Labels]]:
         """The figures of the monitor whose window shows most, where a process has several of one profile."""
         for index in (*self._features, *self._outputs):
-            found = [results[index] for one in self._live if (results := one.results())]
+            found = [results[index] for one in self._state[1] if not one.retired and (results := one.results())]
             if not found:
                 continue
             for value, labels in self._figures(metric, found):

@@ -29,9 +29,8 @@ class Limits:
 
     def __str__(self) -> str:
         """One line for people."""
-        return (
-            f"shifts below {self.shift:.2g} σ and new values below {self.new_share:.2g} (reference {self.rows:,} rows)"
-        )
+        reference = f"with a reference of {self.rows:,} rows"
+        return f"shifts below {self.shift:.2g} σ, new values in less than {self.new_share:.2%} of the rows, {reference}"
 
 
 @dataclass(frozen=True)
@@ -74,15 +73,21 @@ class MonitorStatus:
         name = f"{self.model} {self.version}" if self.version else self.model
         lines = [f"{name} · profile {self.profile_id} · {self.status} · {self.rows:,} rows in {self.window:g} s"]
         named = [*self.features.items(), *((f"prediction.{name}", one) for name, one in self.outputs.items())]
-        named.sort(key=lambda item: (item[1].status != "drift", -_number(item[1].psi_adjusted)))
+        named.sort(key=lambda item: (item[1].status != "drift", -_number(item[1].psi)))
         width = max([7, *(len(name) for name, _ in named)])
-        lines.append(f"{'feature':{width}}  {'status':17}  {'PSI':>7}  {'p':>8}  {'log10 e':>8}  {'missing':>7}  since")
+        lines.append(
+            f"{'feature':{width}}  {'status':17}  {'PSI':>7}  {'p':>7}  {'evidence':>8}  {'missing':>7}  since"
+        )
         lines += [f"{name:{width}}  {_line(one)}" for name, one in named]
+        lines.append(
+            "p: how often chance alone differs as much in the window. evidence: how much likelier drift is, of late."
+        )
+        lines.append("verdict: the window's shift is large, and certainly so. alarm: there is drift, however small.")
         if self.unknown:
             lines.append(f"unknown keys: {', '.join(f'{name} ({count:,})' for name, count in self.unknown.items())}")
         if self.refused:
             lines.append(f"refused, in no count: {self.refused:,}")
-        lines.append(f"cannot be told from sampling: {self.limits}")
+        lines.append(f"Not to be told from chance: {self.limits}.")
         return "\n".join(lines)
 
 
@@ -110,4 +115,17 @@ def _line(one: DriftResult) -> str:
     since = "" if one.since is None else _moment(one.since)
     how = "+".join(name for name, said in (("verdict", one.drifted), ("alarm", one.alarm)) if said)
     status = how or one.status
-    return f"{status:17}  {one.psi:7.4f}  {one.p_value:8.2g}  {one.evidence:8.1f}  {one.missing:7.2%}  {since}".rstrip()
+    numbers = [_short(one.psi, ".3f"), _short(one.p_value, ".1g"), _evidence(one.evidence), f"{one.missing:.2%}"]
+    psi, p_value, evidence, missing = numbers
+    return f"{status:17}  {psi:>7}  {p_value:>7}  {evidence:>8}  {missing:>7}  {since}".rstrip()
+
+
+def _short(value: float, form: str) -> str:
+    return "-" if math.isnan(value) else format(value, form)
+
+
+def _evidence(logarithm: float) -> str:
+    """An e-value as a person reads it, from its decimal logarithm."""
+    if not math.isfinite(logarithm):
+        return "-"
+    return f"10^{logarithm:.0f}" if abs(logarithm) >= 3 else f"{10**logarithm:.2g}"

@@ -117,6 +117,9 @@ def _demo(options: argparse.Namespace) -> int:
         drawing.export(spans)
     print(summary_table(result.metrics, encoding=sys.stdout.encoding), end="")
     print(f"\n{printable(str(result.drift))}")
+    for name, one in result.drift.features.items():
+        if one.drifted and one.alarm:
+            print(f"{name} moved away from the training data: a PSI of {one.psi:.2f}, which is not chance.")
     statuses = ", ".join(f"{count} answered {status}" for status, count in sorted(result.statuses.items()))
     print(f"\n{statuses}; the model was right on {result.correct:.0%} of the rows.")
     for trace_id, link in result.links if result.delivered else []:

@@ -82,6 +82,7 @@ def run(
         MissingExtraError: the extra ``demo`` is not installed.
         ConfigurationError: the backend or endpoint is wrong.
     """
+    drifting = -(-requests // 2)
     if requests < 1:
         raise ValueError(f"requests must be at least 1, got {requests}")
     spans, reader = _listen(backend, endpoint)
@@ -91,14 +92,14 @@ def run(
         say("Training a classifier on 4,000 census rows of 2015 …")
         reference, later = churn.load_rows()
         model = churn.train(reference)
-        clock = _Clock()
+        clock = _Clock(time.time() - SECONDS_PER_REQUEST * (requests + 1 + drifting))
         monitor = mlobs.Monitor(churn.fit_profile(model, reference), clock=clock)
         app = churn.create_app(model, later, monitor)
     except ModuleNotFoundError as error:
         raise MissingExtraError("the demo", "demo", error.name or "an extra") from error
-    drifting = -(-requests // 2)
     say(f"Serving it with Flask and sending {requests} later rows (2016 to 2018), and one that fails;")
     say(f"then {drifting} from a client that has begun to give ages in months …")
+    say(f"(For the monitor {SECONDS_PER_REQUEST:g} s pass with each request, so that hours of traffic are played.)")
     with _quiet(), _serving(app) as port:
         statuses, correct = _play(port, later, requests, clock)
         _play(port, later, drifting, clock, statuses, months=True)
@@ -113,8 +114,8 @@ def run(
 class _Clock:
     """The monitor's time: it passes with the requests."""
 
-    def __init__(self) -> None:
-        self.now = time.time()
+    def __init__(self, start: float) -> None:
+        self.now = start
 
     def __call__(self) -> float:
         return self.now

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from pathlib import Path
@@ -10,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from otel_mlobs.tools.terminal import progress, shows_unicode
 
 if TYPE_CHECKING:
-    import argparse
     from collections.abc import Sequence
 
     from otel_mlobs.core.profile import Column, Profile
@@ -19,6 +19,16 @@ _ACTIONS = ("fit", "show", "diff")
 _NAMED_CATEGORIES = 3
 _BELIEVED = 10_000
 """Rows of a reference beyond which the alarm believes it no more: see :mod:`otel_mlobs.core.alarm`."""
+
+
+class _Names(argparse.Action):
+    """Names apart by spaces or commas, in one option or in several."""
+
+    def __call__(
+        self, _parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, _option: str | None = None
+    ) -> None:
+        given = [name for value in values for name in value.split(",") if name]
+        setattr(namespace, self.dest, [*(getattr(namespace, self.dest) or ()), *given])
 
 
 def with_action(arguments: Sequence[str]) -> list[str]:
@@ -70,7 +80,7 @@ def _add_fit(actions: Any) -> None:
         ("exclude", "columns to leave out"),
         ("categorical", "columns of numbers to be counted by value"),
     ):
-        fit.add_argument(f"--{name}", metavar="COLUMN", nargs="+", action="extend", default=None, help=told)
+        fit.add_argument(f"--{name}", metavar="COLUMN", nargs="+", action=_Names, default=None, help=told)
     fit.add_argument("--outputs", metavar="COLUMN", help="what the model answered")
     fit.add_argument("--output-kind", choices=("score", "class", "regression"), help="where the values do not tell")
     fit.add_argument("--labels", metavar="COLUMN", help="what came true: gives the calibration curve")
