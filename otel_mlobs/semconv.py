@@ -74,6 +74,7 @@ DRIFT_PREVIOUS_STATUS: Final = "mlobs.drift.previous_status"
 DRIFT_SCORE: Final = "mlobs.drift.score"
 DRIFT_FEATURE: Final = "mlobs.drift.feature"
 DRIFT_FEATURES: Final = "mlobs.drift.features"
+DRIFT_SINCE: Final = "mlobs.drift.since"
 DRIFT_METHOD: Final = "mlobs.drift.method"
 DRIFT_EVENT: Final = "mlobs.drift.changed"
 """The event on the span that first carries a new drift status."""
@@ -163,13 +164,12 @@ _STATUS = Attribute(DRIFT_STATUS, "string", "`ok`, `drift` or `insufficient_data
 
 DRIFT_CHANGED: Final = EventType(
     DRIFT_EVENT,
-    "On the first span that carries a new drift status.",
+    "On the first span with a new drift status, and where other features drift than before.",
     (
         _STATUS,
         Attribute(DRIFT_PREVIOUS_STATUS, "string", "The status before.", "ok"),
-        Attribute(
-            DRIFT_FEATURES, "string[]", "The features that moved, the furthest first, at most 20.", "[age, income]"
-        ),
+        Attribute(DRIFT_SINCE, "string[]", "When each of them began to, UTC.", "[2026-11-22 21:00:29Z]"),
+        Attribute(DRIFT_FEATURES, "string[]", "The features that drift, at most 20.", "[age, income]"),
     ),
 )
 
@@ -332,6 +332,13 @@ DRIFT_EVIDENCE: Final = Metric(
     "Decimal logarithm of the always-on alarm's e-value.",
     (*_OF_FEATURE, _OUTPUT),
 )
+DRIFT_THRESHOLD: Final = Metric(
+    "mlobs.drift.threshold",
+    "gauge",
+    "1",
+    "What the evidence of a single feature must reach for the alarm, as a decimal logarithm.",
+    (_MODEL, _VERSION, _PROFILE),
+)
 DRIFT_STATUSES: Final = Metric(
     DRIFT_STATUS,
     "gauge",
@@ -358,6 +365,7 @@ METRICS: Final = (
     PROFILE_ROWS,
     DRIFT_SCORES,
     DRIFT_EVIDENCE,
+    DRIFT_THRESHOLD,
     DRIFT_STATUSES,
     SERIES_OMITTED,
 )

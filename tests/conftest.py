@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
+import hypothesis
 import pytest
 from opentelemetry import context as otel_context
 
@@ -57,3 +58,7 @@ def quiet_opentelemetry() -> Iterator[None]:
     finally:
         logger.removeHandler(handler)
     assert handler.messages == []
+
+
+hypothesis.settings.register_profile("mlobs", deadline=None)  # machines are busy: no test of ours is one of time
+hypothesis.settings.load_profile("mlobs")

@@ -458,8 +458,10 @@ def test_oddities_and_changes_are_logged_once(clock: Clock, caplog: pytest.LogCa
     assert len(lines) == 3
     assert sum("'shoe_size'" in line for line in lines) == 1
     assert sum("a row of 1 values, where the profile has 3 features" in line for line in lines) == 1
-    (drift,) = [line for line in lines if "drift: " in line]
-    assert drift.startswith(f"model {monitor.profile.model!r}: drift: age (PSI ")
+    (drift,) = [line for line in lines if " drifts: " in line]
+    assert " drifts: 'age' since " in drift
+    assert "(verdict, p " in drift
+    assert "PSI of the window " in drift
     assert not any("31.4159" in line or "98765" in line for line in lines)
 
 

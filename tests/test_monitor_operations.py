@@ -523,6 +523,7 @@ def test_drift_is_on_every_span_and_the_event_on_the_first(
         "mlobs.drift.status": "drift",
         "mlobs.drift.previous_status": "insufficient_data",
         "mlobs.drift.features": ("prediction.score", "age"),
+        "mlobs.drift.since": ("1970-01-01 00:16:40Z", "1970-01-01 00:16:40Z"),
     }
     assert all(span.events == () for span in others)
 
@@ -581,6 +582,7 @@ def test_the_end_of_drift_is_an_event(clock: Clock, mlobs_telemetry: Telemetry) 
         "mlobs.drift.status": "ok",
         "mlobs.drift.previous_status": "drift",
         "mlobs.drift.features": (),
+        "mlobs.drift.since": (),
     }
     assert mlobs_telemetry.spans[2].events == ()
 
@@ -591,6 +593,22 @@ def _publish(monitor: Monitor, status: str) -> None:
 
     results, _ = monitor._counting.now()
     monitor._publish([replace(one, status=status, n=500) for one in results])
+
+
+def test_another_feature_that_drifts_is_an_event_too(monitor: Monitor, mlobs_telemetry: Telemetry) -> None:
+    """Where one feature drifts for good, the next one is still announced, with all that drift now."""
+    from dataclasses import replace
+
+    predict = mlobs.prediction(monitor=monitor)(lambda row: 0.5)
+    results, _ = monitor._counting.now()
+    for moving in ({"age"}, {"age"}, {"age", "city"}, {"city"}):
+        said = [replace(one, status="drift" if one.name in moving else "ok", n=500, since=60.0) for one in results]
+        monitor._publish(said)
+        predict((30.0, "Rome"))
+    events = [[dict(event.attributes or {}) for event in span.events] for span in mlobs_telemetry.spans]
+    named = [[set(event["mlobs.drift.features"]) for event in each] for each in events]
+    assert named == [[{"age"}], [], [{"age", "city"}], [{"city"}]]
+    assert events[2][0]["mlobs.drift.since"] == ("1970-01-01 00:01:00Z",) * 2
 
 
 def test_a_change_between_spans_is_not_forgotten(monitor: Monitor, mlobs_telemetry: Telemetry) -> None:

@@ -324,6 +324,7 @@ def test_empty_batches_are_nothing_per_request_either(empty: Any) -> None:
 # -- frames -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings("ignore:invalid value encountered in cast")  # pandas' own, in convert_dtypes
 def test_shapes_of_pandas() -> None:
     """Frames, their rows as Series, tuples and dicts, and nullable columns, are counted like plain rows."""
     pandas = pytest.importorskip("pandas")

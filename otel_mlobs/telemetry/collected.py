@@ -30,6 +30,7 @@ GAUGES = (
     semconv.PROFILE_ROWS,
     semconv.DRIFT_SCORES,
     semconv.DRIFT_EVIDENCE,
+    semconv.DRIFT_THRESHOLD,
     semconv.DRIFT_STATUSES,
     semconv.SERIES_OMITTED,
 )

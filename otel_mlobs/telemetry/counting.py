@@ -5,6 +5,7 @@ It outlives its monitor for as long as its final counts have to be sent.
 
 from __future__ import annotations
 
+import math
 import threading
 from typing import TYPE_CHECKING
 
@@ -43,8 +44,9 @@ class Counting:
         self._panes = panes
         self._limits = {"tolerance": tolerance, "significance": significance, "min_rows": min_rows}
         self._panes_per_alarm = panes_per_alarm
+        self.threshold = math.log10(panes_per_alarm * len(profile.columns))
         self.lock = threading.RLock()
-        self._folding = False
+        self._folding = self._advancing = False
         self._start()
 
     def _start(self) -> None:
@@ -67,7 +69,7 @@ class Counting:
     def start_afresh(self) -> None:
         """Begin again from zero with a lock that nobody holds: in a forked child."""
         self.lock = threading.RLock()
-        self._folding = False
+        self._folding = self._advancing = False
         self.tally.clear()
         self._start()
 
@@ -102,8 +104,14 @@ class Counting:
             return totals
 
     def advance(self, now: float) -> bool:
-        """End the panes that are over at ``now``; true where any was."""
+        """End the panes that are over at ``now``; true where any was.
+
+        Where that fails, time has moved on all the same, and alarm and design effect begin again: a pane that was half
+        taken in would be wrong for as long as they look back.
+        """
         with self.lock:
+            if self._advancing:  # a signal handler or finaliser of the thread that does
+                return False
             if self.due is None:
                 self.due = now + self.pane
                 return False
@@ -111,16 +119,26 @@ class Counting:
                 if now < self.due - 2 * self.pane:  # the clock was set back
                     self.due = now + self.pane
                 return False
-            self._fold()
-            began = self.due - self.pane
-            self._end_pane(self.due)
-            missed = int((now - self.due) / self.pane)
-            if missed:
-                self._window.skip(missed)
-            if self._window.empty:
-                self._forget_alarm()
+            ended = self.due
+            missed = int((now - ended) / self.pane)
             self.due += (missed + 1) * self.pane
-            self._results = self._assess(began, self._since)
+            self._advancing = True
+            try:
+                self._fold()
+                self._end_pane(ended)
+                if missed:
+                    self._window.skip(missed)
+                if self._window.empty:
+                    self._forget_alarm()
+                self._results = self._assess(ended - self.pane, self._since)
+            except BaseException:
+                self._results = None
+                self._effect.reset()
+                self._worth = self._effect.value
+                self._forget_alarm()
+                raise
+            finally:
+                self._advancing = False
             return True
 
     def _end_pane(self, ended: float) -> None:
@@ -167,6 +185,8 @@ class Counting:
     def now(self) -> tuple[tuple[DriftResult, ...], int]:
         """One record per column as of this moment, and how many rows are in the window."""
         with self.lock:
+            if self._advancing and self._results is not None:
+                return self._results, int(self._window.total.sum(axis=1).max())
             self._fold()
             # a copy: to be asked amid a pane changes nothing
             made = self._assess(None if self.due is None else self.due - self.pane, self._since.copy())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 import weakref
@@ -37,6 +38,8 @@ class Keeper:
 
         Raises ``RuntimeError`` where no thread can be started: there are too many, or the interpreter exits.
         """
+        if sys.is_finalizing():  # before Python 3.12 a thread that is started then is waited for, and never runs
+            raise RuntimeError("the interpreter exits")
         if not self._lock.acquire(blocking=False):  # another thread, or a signal handler within this very method
             return False
         try:

@@ -17,10 +17,10 @@ from otel_mlobs.telemetry import collected, guard, series
 from otel_mlobs.telemetry.counting import Counting
 from otel_mlobs.telemetry.keeper import keeper
 from otel_mlobs.telemetry.readings import encodable
-from otel_mlobs.telemetry.status import Limits, MonitorStatus, overall
+from otel_mlobs.telemetry.status import Limits, MonitorStatus, moment, overall
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from opentelemetry.trace import Span
 
@@ -35,7 +35,9 @@ _drift_logger = logging.getLogger("otel_mlobs.drift")
 _WEEK_S = 7 * 24 * 3600.0
 _PANES = 60
 _MOST_PANES = 10_000
+_MOST_DEFINITIONS = 256
 _NAMED_IN_EVENT = 20
+_NAMED_IN_LOG = 5
 _INSUFFICIENT: Status = "insufficient_data"
 
 
@@ -132,8 +134,9 @@ class Monitor:
     def _make_quiet(self) -> None:
         """What spans say before the first pane has ended, and when to look next."""
         self._status: Status = _INSUFFICIENT
-        self._said: Status = _INSUFFICIENT
-        self._moved: list[str] = []
+        self._said: tuple[Status, tuple[str, ...]] = (_INSUFFICIENT, ())
+        self._now: tuple[Status, tuple[str, ...]] = self._said
+        self._moved: dict[str, DriftResult] = {}
         self._due = self._back = float("-inf")
         self._kept = False
         self._inline = self._settings["clock"] is not None
@@ -181,7 +184,7 @@ class Monitor:
     def describe(self, span: Span, inputs: Any) -> None:
         """Put on ``span`` what is odd about ``inputs``, and the event where it is the first of a new drift status."""
         try:
-            if self._said != self._status:
+            if self._said != self._now:
                 self._say_change(span)
             if inputs is not None:
                 odd = self._tally.inspect(inputs)
@@ -192,16 +195,20 @@ class Monitor:
             guard.report("monitor", error)
 
     def _say_change(self, span: Span) -> None:
-        before, self._said = self._said, self._status
-        if before == self._said or (before == _INSUFFICIENT and self._said == "ok"):
+        before, status = self._said[0], self._now[0]
+        quicker, self._said = self._said == self._now, self._now
+        if quicker or (before == _INSUFFICIENT and status == "ok"):
             return  # another thread's span was quicker, or the first data are in
         span.set_attributes(self.drift_attributes)  # it may have changed since the span began
+        moved = self._moved
+        named = list(moved)[:_NAMED_IN_EVENT]
         span.add_event(
             semconv.DRIFT_EVENT,
             {
-                semconv.DRIFT_STATUS: self._said,
+                semconv.DRIFT_STATUS: status,
                 semconv.DRIFT_PREVIOUS_STATUS: before,
-                semconv.DRIFT_FEATURES: self._moved,
+                semconv.DRIFT_FEATURES: named,
+                semconv.DRIFT_SINCE: [moment(moved[name].since) for name in named],
             },
         )
 
@@ -232,7 +239,14 @@ class Monitor:
     def tick(self, now: float | None = None) -> float:
         """End what panes are over at ``now``; returns when the next one is. The keeper's thread calls this."""
         counting = self._counting
-        if counting.advance(self._clock() if now is None else now):
+        try:
+            ended = counting.advance(self._clock() if now is None else now)
+        except BaseException:
+            self._status = _INSUFFICIENT
+            self.drift_attributes = {semconv.PROFILE_ID: self.profile.id, semconv.DRIFT_STATUS: _INSUFFICIENT}
+            self._wait_until(counting.due or 0.0)
+            raise
+        if ended:
             self._publish(counting.results() or ())
             self._say_oddities()
         due = counting.due or 0.0
@@ -257,21 +271,31 @@ class Monitor:
             attributes[semconv.DRIFT_SCORE] = worst.psi
             attributes[semconv.DRIFT_FEATURE] = name
         self.drift_attributes = attributes
-        if status != self._status:
-            moved = [each for result, each in ranked if result.status == "drift"][:_NAMED_IN_EVENT]
-            self._moved = moved
-            self._log_change(status, [result for result, _ in ranked if result.status == "drift"], moved)
-            self._status = status
+        moved = {each: result for result, each in ranked if result.status == "drift"}
+        before, self._moved = self._moved, moved
+        self._status = status
+        self._now = (status, tuple(sorted(moved)))
+        self._log_changes(
+            {each: result for each, result in moved.items() if each not in before},
+            [(each, result.status) for result, each in ranked if each in before and each not in moved],
+        )
 
-    def _log_change(self, status: Status, results: Sequence[DriftResult], names: Sequence[str]) -> None:
-        if status == "drift":
-            shown = ", ".join(
-                f"{name} (PSI {result.psi:.3f})" for result, name in list(zip(results, names, strict=False))[:5]
+    def _log_changes(self, begun: Mapping[str, DriftResult], ended: Sequence[tuple[str, Status]]) -> None:
+        model = self.profile.model if self.profile.version is None else f"{self.profile.model} {self.profile.version}"
+        if begun:
+            shown = "; ".join(_drift_line(name, result) for name, result in list(begun.items())[:_NAMED_IN_LOG])
+            more = f"; and {len(begun) - _NAMED_IN_LOG} more" if len(begun) > _NAMED_IN_LOG else ""
+            _drift_logger.warning("model %r drifts: %s%s", model, shown, more)
+        over = [name for name, status in ended if status == "ok"]
+        if over:
+            _drift_logger.warning("model %r: no longer drifting: %s", model, _listed(over))
+        undecided = [name for name, status in ended if status != "ok"]
+        if undecided:
+            _drift_logger.warning(
+                "model %r: whether it still drifts cannot be told, there is too little independent data: %s",
+                model,
+                _listed(undecided),
             )
-            _drift_logger.warning("model %r: drift: %s", self.profile.model, shown)
-        elif self._status == "drift":
-            said = "drift is over" if status == "ok" else "drift can no longer be told: too little independent data"
-            _drift_logger.warning("model %r: %s", self.profile.model, said)
 
     def _say_oddities(self) -> None:
         new = [name for name in list(self._tally.rows.unknown) if name not in self._named]
@@ -326,6 +350,8 @@ class Monitor:
         """The definition of an operation with this monitor, made once for each ``key``."""
         found = self._definitions.get(key)
         if found is None:
+            if len(self._definitions) >= _MOST_DEFINITIONS:  # attributes that differ with every call are in the key
+                self._definitions.clear()
             found = self._definitions.setdefault(key, make())
         return found
 
@@ -360,6 +386,18 @@ def _checked_methods(methods: Sequence[str]) -> tuple[str, ...]:
     if not isinstance(methods, (list, tuple)) or not all(method in known for method in methods):
         raise ValueError(f"methods must be a list of some of {', '.join(known)}, got {methods!r}")
     return tuple(dict.fromkeys(methods))
+
+
+def _drift_line(name: str, result: DriftResult) -> str:
+    """What a person needs at 3 a.m.: what spoke, since when, how sure, how far."""
+    who = " and ".join(said for said, true in (("verdict", result.drifted), ("alarm", result.alarm)) if true)
+    sure = f", evidence 10^{result.evidence:.0f}" if result.alarm else f", p {result.p_value:.1g}"
+    return f"{name!r} since {moment(result.since)} ({who}{sure}, PSI of the window {result.psi:.3f})"
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(map(repr, names[:_NAMED_IN_LOG]))
+    return f"{shown} and {len(names) - _NAMED_IN_LOG} more" if len(names) > _NAMED_IN_LOG else shown
 
 
 def _furthest(ranked: tuple[DriftResult, str]) -> tuple[bool, bool, float, float]:

@@ -154,7 +154,7 @@ class OperationSpec:
             key = (
                 target,
                 *self._definition_arguments,
-                *((name, str(value)) for name, value in self._attributes.items()),
+                *((name, repr(value)) for name, value in self._attributes.items()),
             )
             return self._monitor.definition(key, lambda: self._new_definition(target))
         if not self._attributes:

@@ -57,7 +57,7 @@ class ModelSeries:
     def _kept(self, order: Sequence[int], max_series: int, features: range) -> tuple[set[int], int]:
         """Which columns have series, and how many series are left out."""
         kept: set[int] = set()
-        room, omitted = max_series - 2, 0
+        room, omitted = max_series - 3, 0  # rows, threshold and what is omitted belong to the model
         for index in order:
             bins = self._reference.columns[index].bins
             scores = 2 * bins.values if bins.ordered and index in features else 0
@@ -108,6 +108,10 @@ class ModelSeries:
             yield from self._scores()
         elif metric is semconv.PROFILE_ROWS:
             yield self._rows, self._model
+        elif metric is semconv.DRIFT_THRESHOLD:
+            thresholds = [one.threshold for one in self._state[1] if not one.retired]
+            if thresholds:
+                yield max(thresholds), self._model
         elif metric is semconv.SERIES_OMITTED:
             yield self.omitted, self._model
         else:

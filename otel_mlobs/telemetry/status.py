@@ -104,7 +104,10 @@ def _number(value: float) -> float:
     return -1.0 if math.isnan(value) else value
 
 
-def _moment(seconds: float) -> str:
+def moment(seconds: float | None) -> str:
+    """A time of the monitor's clock, in UTC."""
+    if seconds is None:
+        return "?"
     try:
         return dt.datetime.fromtimestamp(seconds, dt.timezone.utc).strftime("%Y-%m-%d %H:%M:%SZ")
     except (OverflowError, OSError, ValueError):  # a clock of one's own need not count from 1970
@@ -112,7 +115,7 @@ def _moment(seconds: float) -> str:
 
 
 def _line(one: DriftResult) -> str:
-    since = "" if one.since is None else _moment(one.since)
+    since = "" if one.since is None else moment(one.since)
     how = "+".join(name for name, said in (("verdict", one.drifted), ("alarm", one.alarm)) if said)
     status = how or one.status
     numbers = [_short(one.psi, ".3f"), _short(one.p_value, ".1g"), _evidence(one.evidence), f"{one.missing:.2%}"]
