@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 _PLAIN = frozenset((float, int, str, bool, type(None), np.float64, np.float32, np.int64, np.int32))
 _NAMES_KEPT = 100
+_SMALL_FRAME = 16
 _NAME_LENGTH = 100
 
 
@@ -177,7 +178,7 @@ class RowReader:
             return list(inputs)
         return tuple(inputs)
 
-    def _read_frame(self, frame: Any, names: Any, *, note: bool) -> Columns:
+    def _read_frame(self, frame: Any, names: Any, *, note: bool) -> Columns | Floats:
         if not hasattr(frame, "__len__"):
             raise ShapeError(f"a {type(frame).__name__} holds no rows yet: collect it first")
         there = [str(name) for name in names]
@@ -186,6 +187,10 @@ class RowReader:
             raise ShapeError(f"a frame with none of the profile's columns: {', '.join(there[:5])}, …")
         if note and unknown:
             self._unknown_keys(unknown, len(frame))
+        if len(frame) <= _SMALL_FRAME and tuple(there) == self.names and hasattr(frame, "to_numpy"):
+            whole = frame.to_numpy()  # one call instead of one per column: the usual request is a frame of one row
+            if whole.dtype.kind in "biuf":
+                return _filled(whole)
         originals = {str(name): name for name in names}
         return Columns(_column(frame, originals[name]) if name in originals else None for name in self.names)
 

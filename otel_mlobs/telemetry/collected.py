@@ -97,11 +97,19 @@ def after_fork_in_child() -> None:
 
 
 def _make_instruments() -> None:
-    global _made
+    global _made  # noqa: PLW0603 - instruments are made once
     with _lock:
         made, _made = _made, True
     if made:
         return
+    try:
+        _create()
+    except BaseException:
+        _made = False
+        raise
+
+
+def _create() -> None:
     # Outside of every lock of ours: the SDK takes its own here, and holds it when it calls back
     meter = metrics.get_meter(instruments.SCOPE, __version__, schema_url=semconv.SCHEMA_URL)
     for metric in COUNTERS:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import operator
 import os
 import time
 import weakref
@@ -376,9 +377,13 @@ def _positive(name: str, value: Any) -> float:
 
 
 def _whole(name: str, value: Any, *, at_least: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < at_least:
+    try:
+        whole = operator.index(value)
+    except TypeError:
+        whole = at_least - 1
+    if isinstance(value, bool) or whole < at_least:
         raise ValueError(f"{name} must be a whole number from {at_least}, got {value!r}")
-    return value
+    return whole
 
 
 def _checked_methods(methods: Sequence[str]) -> tuple[str, ...]:
