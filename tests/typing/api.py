@@ -201,6 +201,63 @@ add_hook(hook)
 remove_hook(hook)
 
 
+# Drift.
+
+profile = mlobs.Profile.fit(
+    {"age": [41.0, 23.0]},
+    outputs=[0.2, 0.7],
+    labels=[0, 1],
+    features=["age"],
+    model="churn",
+    version="3",
+    positive_class=1,
+    bins=10,
+    categorical=(),
+    exclude=(),
+    max_categories=32,
+)
+assert_type(profile, mlobs.Profile)
+assert_type(mlobs.Profile.load("churn.profile.json"), mlobs.Profile)
+assert_type(profile.merge(profile), mlobs.Profile)
+assert_type(profile.id, str)
+assert_type(profile.names, tuple[str, ...])
+profile.save("churn.profile.json")
+monitor = mlobs.Monitor(
+    profile,
+    window=3600.0,
+    pane=60.0,
+    unit="request",
+    tolerance=0.1,
+    significance=0.05,
+    false_alarms_per_week=1.0,
+    min_rows=100,
+    methods=("psi", "hellinger"),
+    max_series=1_000,
+    clock=lambda: 0.0,
+)
+monitor.observe({"age": 41.0}, 0.2)
+monitor.observe([[41.0], [23.0]])
+status = monitor.status()
+assert_type(status, mlobs.MonitorStatus)
+result = status.features["age"]
+assert_type(result, mlobs.DriftResult)
+assert_type(status.prediction, mlobs.DriftResult | None)
+assert_type(result.psi, float)
+assert_type(result.drifted, bool)
+assert_type(result.since, float | None)
+assert_type(status.limits.shift, float)
+
+
+@mlobs.prediction(monitor=monitor, inputs="rows")
+def monitored(rows: list[list[float]], explain: bool) -> list[float]:
+    """Inputs are named where there are more parameters than one."""
+    return [0.5 for _ in rows]
+
+
+assert_type(monitored([[41.0]], explain=False), list[float])
+monitor.close()
+
+
 # Testing.
 
 with mlobs.testing.capture() as telemetry, mlobs.testing.deterministic_ids(start=1), mlobs.testing.strict():
