@@ -74,6 +74,13 @@ def slow(session: nox.Session) -> None:
 
 
 @nox.session
+def simulations(session: nox.Session) -> None:
+    """What alarm and verdict promise, on hundreds of random streams: ten minutes or more."""
+    session.install(".[all]", *group("test"))
+    pytest(session, "-m", "simulation")
+
+
+@nox.session
 def integration(session: nox.Session) -> None:
     """The tests against real servers; `python scripts/servers.py build jaeger prometheus` builds those."""
     session.install(".[all]", *group("test"), *group("databases"))

@@ -201,7 +201,7 @@ def test_not_a_time_is_missing() -> None:
     """NaT is a missing value among categories and numbers alike."""
     values = np.array(["NaT", "NaT"], "M8[s]")
     assert NUMERIC.count(values)[0].tolist() == [0, 0, 0, 0, 2, 0]
-    assert is_missing(np.datetime64("NaT"))
+    assert is_missing(np.datetime64("NaT", "s"))
     assert not is_missing(np.datetime64("2020"))
 
 

@@ -1,6 +1,6 @@
 """The alarm keeps its rate on streams that do not drift, and is quick on those that do, at the default settings.
 
-The streams are those of ``benchmarks/drift_quality.py``; ``-m slow`` runs them for longer.
+The streams are those of ``benchmarks/drift_quality.py``; ``-m simulation`` runs them for longer.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def test_a_daily_cycle_is_drift():
     assert result.alarmed == 10
 
 
-@pytest.mark.slow
+@pytest.mark.simulation
 @pytest.mark.parametrize("rows", [1_000, 10_000, 100_000])
 @pytest.mark.parametrize("population", POPULATIONS)
 def test_the_rate_is_kept(population, rows):
@@ -120,7 +120,7 @@ def test_the_rate_is_kept(population, rows):
     assert together.rate <= 1.0
 
 
-@pytest.mark.slow
+@pytest.mark.simulation
 @pytest.mark.parametrize("times", [2, 5, 500])
 def test_the_rate_is_kept_on_clustered_rows(times):
     """Rows that come in runs alarm in at most one pane of 10,080, the start of the stream included."""
@@ -128,7 +128,7 @@ def test_the_rate_is_kept_on_clustered_rows(times):
     assert calm(references, 5_000, rng(17, times), stream=copies(times)).rate <= 1.0
 
 
-@pytest.mark.slow
+@pytest.mark.simulation
 @pytest.mark.parametrize("phi", [0.5, 0.9])
 def test_the_rate_is_kept_on_autoregressive_rows(phi):
     """Rows that follow one another alarm in at most one pane of 10,080, the start of the stream included."""
@@ -136,7 +136,7 @@ def test_the_rate_is_kept_on_autoregressive_rows(phi):
     assert calm(references, 5_000, rng(19), stream=autoregressive(phi)).rate <= 1.0
 
 
-@pytest.mark.slow
+@pytest.mark.simulation
 @pytest.mark.parametrize("features", [1, 20])
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("rows", [10_000, 100_000])

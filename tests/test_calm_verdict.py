@@ -126,7 +126,7 @@ def test_p_is_below_5_percent_in_about_5_percent_of_windows_against_a_small_refe
         _assert_calm(cells.verdicts(n, rng).p_value)
 
 
-@pytest.mark.slow
+@pytest.mark.simulation
 @pytest.mark.parametrize("rows", _ROWS)
 @pytest.mark.parametrize("name", _DISTRIBUTIONS)
 def test_p_is_below_5_percent_in_about_5_percent_of_windows(name: str, rows: int):
@@ -139,7 +139,7 @@ def test_p_is_below_5_percent_in_about_5_percent_of_windows(name: str, rows: int
         assert np.mean(found.drifted) < 0.003, n
 
 
-@pytest.mark.slow
+@pytest.mark.simulation
 @pytest.mark.parametrize("rows", _ROWS)
 def test_categories_chosen_by_chance_are_no_drift(rows: int):
     """Of 1,000 equally frequent values those with a cell are there by chance: P(p < .05) stays at most 6.5%.
@@ -161,7 +161,7 @@ def test_p_is_uniform_over_its_whole_range():
         assert np.mean(p < level) == pytest.approx(0.9 * level, rel=0.1, abs=0.003), level
 
 
-@pytest.mark.slow
+@pytest.mark.simulation
 @pytest.mark.parametrize("draw", ["standard_normal", "standard_cauchy", "lognormal"])
 @pytest.mark.parametrize(("rows", "repetitions"), [(1_000, 4_000), (10_000, 3_000), (100_000, 1_200)])
 def test_p_is_as_calm_on_values_that_are_drawn_and_binned(draw: str, rows: int, repetitions: int):
@@ -266,7 +266,7 @@ def test_a_psi_of_the_tolerance_is_rarely_called_drift_by_a_small_reference(name
         assert np.mean(cells.verdicts(n, rng, shares).drifted) <= 0.065, n
 
 
-@pytest.mark.slow
+@pytest.mark.simulation
 @pytest.mark.parametrize("rows", _ROWS)
 @pytest.mark.parametrize("name", _AT_THE_TOLERANCE)
 def test_a_psi_of_the_tolerance_is_rarely_called_drift(name: str, rows: int):

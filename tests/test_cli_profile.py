@@ -5,7 +5,10 @@ from __future__ import annotations
 import io
 import json
 import math
+import os
+import re
 import sqlite3
+import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +17,7 @@ import pytest
 
 from otel_mlobs.core.binning import Bins
 from otel_mlobs.core.profile import Column, Profile
-from otel_mlobs.tools import cli, histograms
+from otel_mlobs.tools import cli, histograms, profiles
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -79,6 +82,7 @@ def test_a_parquet_file_becomes_a_profile(train: Path, tmp_path: Path, capsys: p
     assert lines[3] == "missing: age 2.50%"
     assert lines[4].startswith("cannot tell from chance: shifts below 0.1")
     assert "(with 10,000 rows: 0.0" in lines[4]
+    assert lines[5:] == ["numeric: age, visits", "boolean: member", "categorical: plan"]
     assert printed.err == ""
 
 
@@ -106,6 +110,52 @@ def test_a_csv_file_gives_the_profile_of_the_parquet_file(train: Path, tmp_path:
     path = tmp_path / "train.csv"
     path.write_text("\n".join(lines))
     assert cli.main(_arguments(path, tmp_path / "p.json")) == 0
+    assert Profile.load(tmp_path / "p.json").id == Profile.fit(columns, model="churn").id
+
+
+def test_text_is_typed_as_live_traffic_has_it(tmp_path: Path) -> None:
+    """Only true and false are booleans, what has leading zeros is text, and what else are numbers are numbers."""
+    path = tmp_path / "train.csv"
+    path.write_text("answer,zip,member,amount\n" + "yes,01067,true,+5\nno,10115,False,inf\n,,NA,1.5\n" * 20)
+    assert cli.main(_arguments(path, tmp_path / "p.json")) == 0
+    columns = {
+        "answer": ["yes", "no", None] * 20,
+        "zip": ["01067", "10115", None] * 20,
+        "member": [True, False, None] * 20,
+        "amount": [5.0, math.inf, 1.5] * 20,
+    }
+    assert Profile.load(tmp_path / "p.json").id == Profile.fit(columns, model="churn").id
+
+
+@pytest.mark.parametrize("name", ["a;b", "a\tb", "a|b", "a,b"])
+def test_a_wrong_delimiter_is_refused(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A table of one column whose name holds a delimiter was cut at the wrong character."""
+    path = tmp_path / "train.csv"
+    path.write_text(f'"{name}"\n1\n2\n')
+    assert cli.main(_arguments(path, tmp_path / "p.json")) == 2
+    assert f"looks like the wrong delimiter: its only column is {name!r}" in capsys.readouterr().err
+
+
+def test_an_identifier_says_about_how_many(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The approximate count never exceeds the rows, and text that is mostly numbers is called that."""
+    path = tmp_path / "train.csv"
+    lines = [f"user {row},{row if row % 10 else 'about ' + str(row)}" for row in range(5_000)]
+    path.write_text("\n".join(["user,amount", *lines]))
+    assert cli.main(_arguments(path, tmp_path / "p.json")) == 2
+    message = capsys.readouterr().err
+    counts = re.findall(r"looks like an identifier: about (\d+) distinct values on 5000 rows", message)
+    assert len(counts) == 2
+    assert all(4_000 < int(count) <= 5_000 for count in counts)
+    assert "column 'amount' is mostly numbers (numbers as text?), and looks like" in message
+    assert "column 'user' looks like" in message
+
+
+def test_the_first_line_has_the_names(tmp_path: Path) -> None:
+    """Names that are numbers are names, not a row."""
+    path = tmp_path / "train.csv"
+    path.write_text("2023,2024\n" + "1,2\n3,4\n" * 30)
+    assert cli.main(_arguments(path, tmp_path / "p.json")) == 0
+    columns = {"2023": [1, 3] * 30, "2024": [2, 4] * 30}
     assert Profile.load(tmp_path / "p.json").id == Profile.fit(columns, model="churn").id
 
 
@@ -137,10 +187,10 @@ def test_a_query_is_counted_by_its_database(
         "--model",
         "churn",
     ]
-    assert cli.main([*query, "--database", f"duckdb://{store}"]) == 0
+    assert cli.main([*query, "--database", f"duckdb:///{store}"]) == 0
     expected = Profile.fit({name: _columns()[name] for name in ("age", "plan")}, model="churn").id
     assert Profile.load(tmp_path / "p.json").id == expected
-    monkeypatch.setenv("CUSTOMERS", f"duckdb://{store}")
+    monkeypatch.setenv("CUSTOMERS", f"duckdb:///{store}")
     (tmp_path / "p.json").unlink()
     assert cli.main([*query, "--database-env", "CUSTOMERS"]) == 0
     assert Profile.load(tmp_path / "p.json").id == expected
@@ -150,6 +200,32 @@ def test_a_query_is_counted_by_its_database(
     message = capsys.readouterr().err
     assert message.count("\n") == 1
     assert "nothing" in message
+
+
+@pytest.mark.filterwarnings("ignore:.*infer_string")  # ibis 12 with pandas 3, for sqlite
+@pytest.mark.parametrize("kind", ["sqlite", "duckdb"])
+def test_a_database_that_is_a_file(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Three slashes begin a relative path, four an absolute one; what does not exist is refused, not created."""
+    ibis = pytest.importorskip("ibis")
+    monkeypatch.chdir(tmp_path)
+    connection = getattr(ibis, kind).connect("t.file")
+    connection.raw_sql("CREATE TABLE t AS SELECT 1 AS a UNION ALL SELECT 2")
+    connection.disconnect()
+    fit = ["profile", "--query", "SELECT a FROM t", "-o", "p.json", "--model", "m", "--database"]
+    for url in (f"{kind}:///t.file", f"{kind}:///{tmp_path}/t.file", f"{kind}://t.file"):
+        assert cli.main([*fit, url]) == 0
+        assert Profile.load("p.json").rows == 2
+    capsys.readouterr()
+    assert cli.main([*fit, f"{kind}:///none.file"]) == 1
+    assert capsys.readouterr().err == "otel-mlobs profile: No such file: none.file\n"
+    assert cli.main([*fit, f"{kind}://{tmp_path}/t.file"]) == 1
+    assert "No such file (four slashes begin an absolute path): " in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["p.json", "t.file"]
+    with pytest.raises(SystemExit):
+        cli.main(["profile", "fit", "--help"])
+    assert f"{kind}:///file.{kind}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -289,10 +365,93 @@ def test_diff_says_what_changed(fitted: Path, train: Path, tmp_path: Path, capsy
     assert lines[2:4] == ["added: new", "removed: visits"]
     table = {line[:12].strip(): line[12:].split() for line in lines[6:]}
     assert next(iter(table)) == "age"
-    assert table["age"] == ["2.50%", "edges", "differ", "(10", "→", "10", "cells)"]
+    mean, std = (getattr(Profile.load(fitted).features[0], name) for name in ("mean", "std"))
+    moments = [f"{mean:.4g}", "±", f"{std:.3g}", "→", f"{mean + 5:.4g}", "±", f"{std:.3g}"]
+    assert table["age"] == ["2.50%", *moments, "edges", "differ", "(10", "→", "10", "cells)"]
+    assert lines[-1] == f"edges differ: fit the second with --like {fitted} to compare them bin by bin"
     share = _columns()["member"].mean()
     assert float(table["member"][0]) == pytest.approx(2 * (1 - 2 * share) * math.log((1 - share) / share), rel=0.01)
     assert table["plan"] == ["0.0000", "0.00%", "same"]
+
+
+def test_like_makes_two_profiles_comparable(
+    fitted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:  # fmt: skip
+    """Fitted with --like, the second has the first's bins, and diff has a PSI for every column."""
+    columns = _columns()
+    columns["age"] = columns["age"] + 5
+    pq.write_table(pa.table(columns), tmp_path / "later.parquet")
+    other = tmp_path / "other.json"
+    more = ("--outputs", "score", "--labels", "churned", "--like", str(fitted))
+    assert cli.main(_arguments(tmp_path / "later.parquet", other, *more)) == 0
+    expected = Profile.fit(columns, outputs="score", labels="churned", model="churn", like=Profile.load(fitted))
+    assert Profile.load(other).id == expected.id
+    capsys.readouterr()
+    assert cli.main(["profile", "diff", str(fitted), str(other)]) == 0
+    printed = capsys.readouterr().out
+    age = next(line.split() for line in printed.splitlines() if line.startswith("age "))
+    assert float(age[1]) > 0.1
+    assert age[-1] == "same"
+    assert "--like" not in printed
+    assert cli.main(_arguments(tmp_path / "later.parquet", other, *more, "--exclude", "age")) == 2
+    assert capsys.readouterr().err.startswith("otel-mlobs profile: --like fixes the features")
+
+
+def test_show_names_the_cells(fitted: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """--bins says for each cell's name in a metric what the cell holds, and how much of the rows."""
+    assert cli.main(["profile", "show", "--bins", str(fitted)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    age, plan = Profile.load(fitted).features[0], Profile.load(fitted).features[2]
+    start = lines.index("age")
+    cells = [re.split(r"  +", line.strip()) for line in lines[start + 1 : start + 13]]
+    edges = [f"{edge:.6g}" for edge in age.bins.edges]
+    assert cells[0][:2] == ["b00", f"up to {edges[0]}"]
+    assert cells[7][:2] == ["b07", f"{edges[6]} … {edges[7]}"]
+    assert cells[9][:2] == ["b09", f"above {edges[8]}"]
+    assert cells[10] == ["missing", "2.50%"]
+    assert cells[11][0] == "nonfinite"
+    start = lines.index("plan")
+    assert lines[start + 1].split() == ["c00", "basic", f"{plan.shares[0]:.1%}"]
+
+
+def test_ranges_of_close_edges_differ() -> None:
+    """Edges that few digits do not tell apart are written in full; no edge at all is every number."""
+    close = _numeric((1.0, 1.000000001), (1, 1, 1), 0.0, 2.0, 0.5, 1.0, 1.5)
+    assert profiles.cell_ranges(close, unicode=False) == ["up to 1.0", "1.0 ... 1.000000001", "above 1.000000001"]
+    assert profiles.cell_ranges(_numeric((), (1,), 1.0, 1.0, 1.0), unicode=True) == ["every number"]
+
+
+def test_a_foreign_profile_does_not_reach_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Control characters in the names of models, features and categories are written out."""
+    hostile = "x\x1b[2J\x07\r\u202e"
+    paths = [str(tmp_path / name) for name in ("a.json", "b.json")]
+    for path, shift in zip(paths, (0, 1), strict=True):
+        columns = {
+            hostile: [hostile, "b"] * 50,
+            hostile + "n": [float(row + shift) for row in range(100)],
+            hostile + str(shift): [1.0] * 100,
+        }
+        Profile.fit(columns, model=hostile, version=hostile).save(path)
+    assert cli.main(["profile", "show", "--bins", paths[0]]) == 0
+    assert cli.main(["profile", "diff", *paths]) == 0
+    printed = capsys.readouterr().out
+    assert "x\\x1b[2J\\x07\\r\\u202e" in printed
+    assert all(character.isprintable() for line in printed.split("\n") for character in line)
+
+
+def test_a_closed_pipe_is_silent(fitted: Path) -> None:
+    """Where the reader of standard output has gone, the command ends without a word."""
+    reads, writes = os.pipe()
+    os.close(reads)
+    with os.fdopen(writes, "wb") as closed:
+        ended = subprocess.run(
+            [sys.executable, "-m", "otel_mlobs.tools.cli", "profile", "show", str(fitted)],
+            stdout=closed,
+            stderr=subprocess.PIPE,
+            check=False,
+        )
+    assert ended.returncode == 141
+    assert ended.stderr == b""
 
 
 def test_diff_of_equal_content(fitted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

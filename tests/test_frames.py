@@ -294,3 +294,11 @@ def test_without_narwhals_the_extra_is_named() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert "a profile of a dataframe needs 'narwhals': pip install 'otel-mlobs[profile]'" in done.stderr
+
+
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+def test_a_single_column_is_no_frame(library: str) -> None:
+    """A series is refused in words that say how to make a frame of it."""
+    frame = pytest.importorskip(library).DataFrame({"age": [1.0, 2.0]})
+    with pytest.raises(TypeError, match=r"a Series is one column: give a frame, as df\[\['age'\]\]"):
+        Profile.fit(frame["age"], model="m")

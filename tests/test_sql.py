@@ -251,6 +251,14 @@ def test_an_identifier_is_refused(write: Write) -> None:
         Profile.fit(write({"user": [f"user-{number}" for number in range(5_000)]}), model="m")
 
 
+def test_an_approximate_count_stays_within_the_rows(write: Write) -> None:
+    """However wide the engine's guess, there are no more categories than values."""
+    for rows in range(2_000, 9_001, 500):
+        table = write({"user": [f"user-{number}" for number in range(rows)] + [None]})
+        distinct = sql.describe(table, [Question("user", "categorical", most=10)])["user"].distinct
+        assert rows / 2 < distinct <= rows
+
+
 @pytest.mark.parametrize(
     ("values", "categories", "counts"),
     [

@@ -62,6 +62,10 @@ class Frame:
     def _from_native(self, data: Any) -> Any:
         nw = self._nw
         _check_duplicates(data)
+        if isinstance(nw.from_native(data, allow_series=True, pass_through=True), nw.Series):
+            name = getattr(data, "name", None)
+            column = repr(name) if isinstance(name, str) and name else "'name'"
+            raise TypeError(f"a {type(data).__name__} is one column: give a frame, as df[[{column}]]")
         try:
             return nw.from_native(data)
         except TypeError:

@@ -195,7 +195,8 @@ def _describe_categories(table: Any, question: Question, summary: _Summary) -> D
     ]  # fmt: skip
     distinct = len(found)
     if distinct == limit:
-        distinct = max(limit, int(_fetch(table.aggregate(distinct=value.approx_nunique()))[0]["distinct"]))
+        approximate = int(_fetch(table.aggregate(distinct=value.approx_nunique()))[0]["distinct"])
+        distinct = min(max(limit, approximate), summary.present)
     found.sort(key=lambda pair: (-pair[1], pair[0]))
     return Described(
         question.name,

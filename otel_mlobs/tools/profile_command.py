@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from otel_mlobs.tools.terminal import progress, shows_unicode
+from otel_mlobs.tools.terminal import printable, progress, shows_unicode
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from otel_mlobs.core.profile import Column, Profile
 
 _ACTIONS = ("fit", "show", "diff")
 _NAMED_CATEGORIES = 3
+_CLOSED = 141
+"""What a shell reports of a command that a closed pipe ended."""
+_IDENTIFIER = "looks like an identifier: "
+"""How a refusal goes on with a count, which a database gives approximately."""
 _BELIEVED = 10_000
 """Rows of a reference beyond which the alarm believes it no more: see :mod:`otel_mlobs.core.alarm`."""
 
@@ -54,11 +59,12 @@ def add(commands: Any) -> None:
     _add_fit(actions)
     show = actions.add_parser("show", help="draw a profile's distributions")
     show.add_argument("file", metavar="PROFILE")
-    show.set_defaults(run=_show)
+    show.add_argument("--bins", action="store_true", help="name each cell and what it holds, as b07 in a metric")
+    show.set_defaults(run=_until_closed(_show))
     diff = actions.add_parser("diff", help="what lies between two profiles: features, bins, PSI")
     diff.add_argument("before", metavar="BEFORE")
     diff.add_argument("after", metavar="AFTER")
-    diff.set_defaults(run=_diff)
+    diff.set_defaults(run=_until_closed(_diff))
 
 
 def _add_fit(actions: Any) -> None:
@@ -70,7 +76,12 @@ def _add_fit(actions: Any) -> None:
     )
     fit.add_argument("file", metavar="FILE", nargs="?", help="Parquet or CSV")
     fit.add_argument("--query", metavar="SQL", help="what to select, instead of FILE; it runs several times per column")
-    fit.add_argument("--database", metavar="URL", help="as postgresql://user@host/name; PGPASSWORD has the password")
+    fit.add_argument(
+        "--database",
+        metavar="URL",
+        help="as postgresql://user@host/name (PGPASSWORD has the "
+        "password), sqlite:///file.sqlite or duckdb:///file.duckdb; four slashes begin an absolute path",
+    )
     fit.add_argument("--database-env", metavar="VARIABLE", help="the environment variable that holds the URL")
     fit.add_argument("--output", "-o", metavar="PROFILE", required=True, help="the file to write")
     fit.add_argument("--model", metavar="NAME", required=True)
@@ -85,8 +96,9 @@ def _add_fit(actions: Any) -> None:
     fit.add_argument("--output-kind", choices=("score", "class", "regression"), help="where the values do not tell")
     fit.add_argument("--labels", metavar="COLUMN", help="what came true: gives the calibration curve")
     fit.add_argument("--positive-class", metavar="LABEL", help="the label that scores are the probability of")
+    fit.add_argument("--like", metavar="PROFILE", help="fit with this profile's features and bins, to compare the two")
     fit.add_argument("--bins", type=int, default=10, metavar="N", help="cells per number (default: 10)")
-    fit.set_defaults(run=_fit)
+    fit.set_defaults(run=_until_closed(_fit))
 
 
 def _fit(options: argparse.Namespace) -> int:
@@ -104,6 +116,7 @@ def _fit(options: argparse.Namespace) -> int:
         opened = profiles.open_query(options.query, url)
     if not Path(options.output).absolute().parent.is_dir():
         raise FileNotFoundError(2, "No such folder", str(Path(options.output).absolute().parent))
+    like = None if options.like is None else Profile.load(options.like)
     with opened as table:
         try:
             profile = Profile.fit(
@@ -118,17 +131,59 @@ def _fit(options: argparse.Namespace) -> int:
                 bins=options.bins,
                 categorical=options.categorical or (),
                 exclude=options.exclude or (),
+                like=like,
                 progress=progress if sys.stderr.isatty() else None,
             )
         except ValueError as error:
-            raise ValueError(_as_options(str(error))) from error
+            message = _as_options(str(error))
+            if _IDENTIFIER in message:
+                message = message.replace(_IDENTIFIER, f"{_IDENTIFIER}about ")
+                for name in profiles.numbers_as_text(table):
+                    column = f"column {name!r} "
+                    message = message.replace(
+                        column + _IDENTIFIER, f"{column}is mostly numbers (numbers as text?), and {_IDENTIFIER}"
+                    )
+            raise ValueError(message) from error
         finally:
             if sys.stderr.isatty():
                 print(file=sys.stderr)
     profile.save(options.output)
-    print(f"{options.output}: {_headline(profile)}")
+    _say(f"{options.output}: {_headline(profile)}")
     _print_remarks(profile)
+    for kind in ("numeric", "boolean", "categorical"):
+        names = [column.name for column in profile.features if column.bins.kind == kind]
+        if names:
+            _say(f"{kind}: {', '.join(names)}")
     return 0
+
+
+def _until_closed(run: Callable[[argparse.Namespace], int]) -> Callable[[argparse.Namespace], int]:
+    """``run``, silent where who reads standard output has read enough, as ``head`` does."""
+
+    def quiet(options: argparse.Namespace) -> int:
+        try:
+            code = run(options)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            # What is left in the buffer is flushed at exit, and would fail again.
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, sys.stdout.fileno())
+            os.close(nowhere)
+            return _CLOSED
+        return code
+
+    return quiet
+
+
+def _say(line: str = "") -> None:
+    print(printable(_escaped(line)))
+
+
+def _escaped(text: str) -> str:
+    """The text with control characters written out: those of a foreign profile must not reach the terminal."""
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
+    )
 
 
 def _value(text: str | None) -> Any:
@@ -142,7 +197,7 @@ def _value(text: str | None) -> Any:
 
 def _as_options(message: str) -> str:
     """The message with the arguments of ``Profile.fit`` as options of the command."""
-    for name in ("features", "exclude", "categorical", "outputs", "labels", "positive_class", "output_kind"):
+    for name in ("features", "exclude", "categorical", "outputs", "labels", "positive_class", "output_kind", "like"):
         message = message.replace(f"{name}=", "--" + name.replace("_", "-"))
     return message
 
@@ -157,22 +212,22 @@ def _print_remarks(profile: Profile) -> None:
     from otel_mlobs.tools import profiles
 
     outputs = "no outputs" if profile.outputs is None else f"outputs: {profile.outputs.kind}"
-    print(f"{profile.rows:,} rows; {_plural(len(profile.features), 'feature')} ({profiles.kinds(profile)}); {outputs}")
+    _say(f"{profile.rows:,} rows; {_plural(len(profile.features), 'feature')} ({profiles.kinds(profile)}); {outputs}")
     error = profiles.calibration_error(profile)
     if error is not None:
-        print(f"calibration: scores are off by {error:.3f} on average")
+        _say(f"calibration: scores are off by {error:.3f} on average")
     for told, share in (("missing", profiles.missing_share), ("not finite, or a rare category", profiles.odd_share)):
         found = sorted(((share(column), column.name) for column in profile.features), key=lambda pair: -pair[0])
         shown = [f"{name} {_percent(part)}" for part, name in found if part > 0]
         if shown:
             more = f", and {len(shown) - 8} more" if len(shown) > 8 else ""
-            print(f"{told}: {', '.join(shown[:8])}{more}")
+            _say(f"{told}: {', '.join(shown[:8])}{more}")
     constant = [
         column.name for column in profile.features if column.minimum is not None and column.minimum == column.maximum
     ]
     if constant:
-        print(f"constant: {', '.join(constant)}")
-    print(_resolution(profile))
+        _say(f"constant: {', '.join(constant)}")
+    _say(_resolution(profile))
 
 
 def _resolution(profile: Profile) -> str:
@@ -193,16 +248,28 @@ def _show(options: argparse.Namespace) -> int:
     from otel_mlobs.tools import profiles
 
     profile = Profile.load(options.file)
-    print(_headline(profile))
+    _say(_headline(profile))
     _print_remarks(profile)
-    print()
+    _say()
     columns = [(column.name, column) for column in profile.features]
     columns += [(f"output {column.name}", column) for column in (profile.outputs.columns if profile.outputs else ())]
-    rows = [("", "distribution", "", "missing")]
+    rows: list[tuple[str, ...]] = [("", "distribution", "", "missing")]
     for name, column in columns:
         missing = profiles.missing_share(column)
         rows.append((name, _drawn(column), _told(column), _percent(missing) if missing else ""))
     _print_table(rows)
+    if options.bins:
+        for name, column in columns:
+            _say()
+            _say(name)
+            held = [*profiles.cell_ranges(column, unicode=shows_unicode()), "", ""]
+            _print_table([
+                (f"  {cell}", what, _percent(share))
+                for cell, what, share in zip(column.bins.cells, held, column.shares, strict=True)
+            ])  # fmt: skip
+        if any(column.bins.edges for _, column in columns):
+            _say()
+            _say("a cell of numbers holds its upper end")
     return 0
 
 
@@ -217,13 +284,17 @@ def _told(column: Column) -> str:
     if column.bins.kind == "numeric":
         if column.minimum is None:
             return "no finite value"
-        dash, plus = ("–", "±") if shows_unicode() else ("to", "+-")
-        return f"{column.mean:.4g} {plus} {column.std:.3g}, {column.minimum:.4g} {dash} {column.maximum:.4g}"
+        dash = "–" if shows_unicode() else "to"
+        return f"{_moments(column.mean, column.std)}, {column.minimum:.4g} {dash} {column.maximum:.4g}"
     shares = column.shares
     ranked = sorted(range(column.bins.values), key=lambda place: -shares[place])
     named = [f"{column.bins.categories[place]} {_percent(shares[place])}" for place in ranked[:_NAMED_CATEGORIES]]
     more = len(ranked) - len(named)
     return ", ".join(named) + (f", {more} more" if more > 0 else "")
+
+
+def _moments(mean: float | None, std: float | None) -> str:
+    return f"{mean:.4g} {'±' if shows_unicode() else '+-'} {std:.3g}"
 
 
 def _diff(options: argparse.Namespace) -> int:
@@ -232,30 +303,34 @@ def _diff(options: argparse.Namespace) -> int:
 
     before, after = Profile.load(options.before), Profile.load(options.after)
     for path, profile in ((options.before, before), (options.after, after)):
-        print(f"{path}: {_headline(profile)}, {profile.rows:,} rows")
+        _say(f"{path}: {_headline(profile)}, {profile.rows:,} rows")
     if before.id == after.id:
-        print("the same content")
+        _say("the same content")
         return 0
     found = profiles.difference(before, after)
     for told, names in (("added", found.added), ("removed", found.removed)):
         if names:
-            print(f"{told}: {', '.join(names)}")
-    print()
+            _say(f"{told}: {', '.join(names)}")
+    _say()
     arrow = "→" if shows_unicode() else "->"
-    rows = [("", "PSI", "missing", "bins")]
+    rows = [("", "PSI", "missing", "mean and deviation", "bins")]
     for column in sorted(found.compared, key=lambda one: -1.0 if one.psi is None else -one.psi):
         distance = "" if column.psi is None else f"{column.psi:.4f}"
         one, other = (_percent(share) for share in column.missing)
         changed = column.changed.replace("→", arrow) or "same"
-        rows.append((column.name, distance, one if one == other else f"{one} {arrow} {other}", changed))
+        moved = f" {arrow} ".join(_moments(*pair) for pair in column.moments)
+        rows.append((column.name, distance, one if one == other else f"{one} {arrow} {other}", moved, changed))
     _print_table(rows)
+    if any(column.changed.startswith("edges differ") for column in found.compared):
+        _say(f"edges differ: fit the second with --like {options.before} to compare them bin by bin")
     return 0
 
 
 def _print_table(rows: Sequence[tuple[str, ...]]) -> None:
+    rows = [tuple(map(_escaped, row)) for row in rows]
     widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))]
     for row in rows:
-        print("  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
+        _say("  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
 def _percent(share: float) -> str:

@@ -6,6 +6,7 @@ import os
 import tempfile
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote_plus, urlsplit
@@ -22,6 +23,13 @@ if TYPE_CHECKING:
 _PARQUET = (".parquet", ".pq")
 _CSV = (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".csv.zst", ".tsv.zst")
 _NULLS = ["", "NA", "NULL", "null"]
+_SNIFFED = ["NULL", "BIGINT", "DOUBLE", "TIME", "DATE", "TIMESTAMP", "VARCHAR"]
+_BOOLEANS = ["true", "false", "True", "False", "TRUE", "FALSE"]
+_CODES = r"^[+-]?0[0-9]|_"
+"""Text that DuckDB casts to a number, and live traffic sends as text: 01067, 1_000."""
+_NUMBERS = r"^ *[+-]?[0-9]*[.,]?[0-9]+([eE][+-]?[0-9]+)? *$"
+_FILES = ("sqlite", "duckdb")
+"""Databases that are files, and that a driver creates where there is none."""
 
 
 @contextmanager
@@ -54,17 +62,47 @@ def open_file(path: str) -> Iterator[Any]:
 
 
 def _parsed(connection: Any, path: str) -> Any:
-    """The text file as a table. DuckDB takes numbers for text where ``inf`` is among them or where there are none."""
-    view = connection.read_csv(path, sample_size=-1, nullstr=_NULLS)
+    """The text file as a table, typed as live traffic has the values, which DuckDB's sniffer does not do.
+
+    It takes yes and no for booleans, and numbers for text where ``inf`` is among them or where there are none.
+    """
+    view = connection.read_csv(path, sample_size=-1, nullstr=_NULLS, auto_type_candidates=_SNIFFED)
+    if len(view.columns) == 1 and any(character in view.columns[0] for character in ";,\t|"):
+        raise ValueError(f"{path}: looks like the wrong delimiter: its only column is {view.columns[0]!r}")
     texts = {name: view[name] for name, dtype in view.schema().items() if dtype.is_string()}
-    numeric = []
+    types = {}
     if texts:
-        counts = {f"all{place}": text.count() for place, text in enumerate(texts.values())}
-        counts |= {f"numbers{place}": text.try_cast("float64").count() for place, text in enumerate(texts.values())}
-        counted = view.aggregate(**counts).to_pyarrow().to_pylist()[0]
-        numeric = [name for place, name in enumerate(texts) if counted[f"all{place}"] == counted[f"numbers{place}"]]
-    typed = view.mutate(**{name: view[name].cast("float64") for name in numeric})
+        asked = {}
+        for place, text in enumerate(texts.values()):
+            asked[f"all{place}"] = text.count()
+            asked[f"numbers{place}"] = text.try_cast("float64").count()
+            asked[f"codes{place}"] = text.re_search(_CODES).sum()
+            asked[f"booleans{place}"] = text.isin(_BOOLEANS).sum()
+        counted = view.aggregate(**asked).to_pyarrow().to_pylist()[0]
+        for place, name in enumerate(texts):
+            present = counted[f"all{place}"]
+            if present == counted[f"numbers{place}"] and not counted[f"codes{place}"]:
+                types[name] = "float64"
+            elif present == counted[f"booleans{place}"]:
+                types[name] = "boolean"
+    typed = view.mutate(**{name: view[name].cast(kind) for name, kind in types.items()})
     return connection.create_table("parsed", typed)
+
+
+def numbers_as_text(table: Any) -> list[str]:
+    """The columns of text of which most are numbers; none where the database knows no patterns."""
+    from ibis.common.exceptions import OperationNotDefinedError
+
+    texts = [name for name, dtype in table.schema().items() if dtype.is_string()]
+    if not texts:
+        return []
+    asked = {f"all{place}": table[name].count() for place, name in enumerate(texts)}
+    asked |= {f"numbers{place}": table[name].re_search(_NUMBERS).sum() for place, name in enumerate(texts)}
+    try:
+        counted = table.aggregate(**asked).to_pyarrow().to_pylist()[0]
+    except OperationNotDefinedError:
+        return []
+    return [name for place, name in enumerate(texts) if (counted[f"numbers{place}"] or 0) * 2 > counted[f"all{place}"]]
 
 
 @contextmanager
@@ -73,8 +111,10 @@ def open_query(query: str, url: str) -> Iterator[Any]:
 
     Raises:
         MissingExtraError: ibis is not installed.
+        OSError: the database is a file, and there is none.
         ValueError: no driver for this kind of database is installed, or the database says no.
     """
+    url = _file_url(url)
     ibis = _ibis()
     scheme = urlsplit(url).scheme
     with _foreign_errors(f"the database at {_without_password(url)}", secret=urlsplit(url).password):
@@ -89,6 +129,22 @@ def open_query(query: str, url: str) -> Iterator[Any]:
             yield _selected(connection, query.strip().rstrip(";"))
         finally:
             connection.disconnect()
+
+
+def _file_url(url: str) -> str:
+    """The URL of a database that is a file with its whole path, as ibis wants it; any other URL as it is.
+
+    Three slashes begin a relative path and four an absolute one, as SQLAlchemy writes them.
+    """
+    parts = urlsplit(url)
+    name = parts.netloc + parts.path if parts.netloc else parts.path[1:]
+    if parts.scheme not in _FILES or name in ("", ":memory:") or name.startswith(("md:", "motherduck:")):
+        return url
+    if not Path(name).is_file():
+        absolute = not parts.netloc and Path("/", name).is_file()
+        raise FileNotFoundError(2, "No such file" + " (four slashes begin an absolute path)" * absolute, name)
+    query = f"?{parts.query}" if parts.query else ""
+    return f"{parts.scheme}://{Path(name).absolute().as_posix()}{query}"
 
 
 def _selected(connection: Any, query: str) -> Any:
@@ -189,12 +245,14 @@ class Compared:
         psi: between the two, smoothed as live drift is; None where the cells differ.
         changed: how the cells differ, in words; empty where they do not.
         missing: share of missing values, before and after.
+        moments: a number's mean and standard deviation, before and after; empty where there are none.
     """
 
     name: str
     psi: float | None
     changed: str
     missing: tuple[float, float]
+    moments: tuple[tuple[float, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -233,4 +291,26 @@ def _compared(name: str, before: Column, after: Column) -> Compared:
         old, new = set(before.bins.categories), set(after.bins.categories)
         changed = f"categories: {len(new - old)} new, {len(old - new)} gone" if old != new else "categories reordered"
     distance = None if changed else float(psi(*smoothed(after.counts, before.counts)))
-    return Compared(name, distance, changed, (missing_share(before), missing_share(after)))
+    moments = tuple((one.mean, one.std) for one in (before, after) if one.mean is not None and one.std is not None)
+    return Compared(
+        name,
+        distance,
+        changed,
+        (missing_share(before), missing_share(after)),
+        moments if len(moments) == 2 else (),
+    )
+
+
+def cell_ranges(column: Column, *, unicode: bool) -> list[str]:
+    """What each value cell holds, in the cells' order: numbers up to its upper end, that one too, or a category."""
+    if column.bins.kind != "numeric":
+        return [str(category) for category in column.bins.categories]
+    edges = column.bins.edges
+    if not edges:
+        return ["every number"]
+    ends = [f"{edge:.6g}" for edge in edges]
+    if len(set(ends)) < len(ends):
+        ends = [repr(edge) for edge in edges]
+    dots = "…" if unicode else "..."
+    inner = [f"{low} {dots} {high}" for low, high in pairwise(ends)]
+    return [f"up to {ends[0]}", *inner, f"above {ends[-1]}"]
