@@ -77,3 +77,26 @@ def test_a_monitor_ends_while_its_locks_are_held() -> None:
     for _ in range(2):
         assert sum(value for value, _ in kept.points(semconv.FEATURE_OBSERVATIONS, zero=False)) == before
     assert not any(one is counting for one in kept._state[1])
+
+
+def test_a_monitor_that_joins_amid_a_collection_still_begins_at_zero(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Joining between the callbacks of two counters must not make the first of them begin above zero."""
+    monkeypatch.setattr(collected, "_holding", True)
+    monitor = mlobs.Monitor(
+        mlobs.Profile.fit(np.random.default_rng(1).normal(size=(500, 1)), outputs=np.zeros(500), model="amid"),
+        clock=lambda: 0.0,
+    )
+    monitor.observe([1.0], 0.5)
+    group = monitor._series
+
+    def largest(metric: semconv.Metric) -> float:
+        return max(observation.value for observation in collected._observations(group, metric))
+
+    assert largest(semconv.PREDICTION_OBSERVATIONS) == 0  # the callback of features had run before it joined
+    collected.settle()
+    assert collected.holding_back()
+    assert largest(semconv.FEATURE_OBSERVATIONS) == 0
+    assert largest(semconv.PREDICTION_OBSERVATIONS) == 1
+    collected.settle()
+    assert largest(semconv.FEATURE_OBSERVATIONS) == 1
+    monitor.close()

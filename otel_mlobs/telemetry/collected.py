@@ -45,12 +45,13 @@ class Group(Protocol):
 
 _lock = threading.RLock()
 _groups: tuple[Group, ...] = ()
-_started: set[int] = set()
-"""The ids of groups (they live as long as the process) whose counters have been collected at zero.
+_started: set[tuple[int, str]] = set()
+"""Which counters of which groups (by id: they live as long as the process) have been collected at zero.
 
-Prometheus computes no rate from what it first sees above zero.
+Prometheus computes no rate from what it first sees above zero. Each counter by itself: a group may join between the
+callbacks of one collection.
 """
-_zeroed: set[int] = set()
+_zeroed: set[tuple[int, str]] = set()
 _holding = False
 _made = False
 
@@ -79,7 +80,7 @@ def hold_until_collected(holding: bool) -> None:
 
 def holding_back() -> bool:
     """Whether counters wait for their zero to be collected."""
-    return _holding and any(id(group) not in _started for group in _groups)
+    return _holding and any((id(group), metric.name) not in _started for group in _groups for metric in COUNTERS)
 
 
 def settle() -> None:
@@ -127,7 +128,7 @@ def _callback(metric: semconv.Metric) -> Callable[[CallbackOptions], Iterable[Ob
 
 
 def _observations(group: Group, metric: semconv.Metric) -> Sequence[Observation]:
-    key = id(group)
+    key = id(group), metric.name
     zero = _holding and key not in _started and metric in COUNTERS
     if zero:
         _zeroed.add(key)
