@@ -453,7 +453,7 @@ def test_the_later_rows_as_they_came_are_alike_and_elsewhere(report: Any, exampl
     stats = pytest.importorskip("scipy.stats")
     data = example("data")
     status = report("later")
-    assert status.rows == 744
+    assert status.rows == 840
     assert status.features["latitude"].status == status.features["longitude"].status == "drift"
     assert all(status.features[name].design_effect > 10 for name in ("latitude", "longitude", "house_age"))
     train, live = data.load("train").features, data.load("later").features[-744:]
