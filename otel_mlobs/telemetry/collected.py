@@ -37,7 +37,15 @@ GAUGES = (
 
 
 class Group(Protocol):
-    """What is read together: the monitors of one model, version and profile."""
+    """What is read together: the monitors of one model, version and profile.
+
+    ``zeroed`` and ``started`` say which counters were collected at zero, and of which that zero has gone out.
+    Prometheus computes no rate from what it first sees above zero. Each counter by itself: a group may join between the
+    callbacks of one collection.
+    """
+
+    zeroed: set[str]
+    started: set[str]
 
     def points(self, metric: semconv.Metric, *, zero: bool) -> Iterable[tuple[float, dict[str, str]]]:
         """The values and labels of ``metric``; with ``zero`` a counter's series at 0."""
@@ -45,13 +53,6 @@ class Group(Protocol):
 
 _lock = threading.RLock()
 _groups: tuple[Group, ...] = ()
-_started: set[tuple[int, str]] = set()
-"""Which counters of which groups (by id: they live as long as the process) have been collected at zero.
-
-Prometheus computes no rate from what it first sees above zero. Each counter by itself: a group may join between the
-callbacks of one collection.
-"""
-_zeroed: set[tuple[int, str]] = set()
 _holding = False
 _made = False
 
@@ -80,21 +81,23 @@ def hold_until_collected(holding: bool) -> None:
 
 def holding_back() -> bool:
     """Whether counters wait for their zero to be collected."""
-    return _holding and any((id(group), metric.name) not in _started for group in _groups for metric in COUNTERS)
+    return _holding and any(metric.name not in group.started for group in _groups for metric in COUNTERS)
 
 
 def settle() -> None:
     """The zeros that were collected have gone out."""
-    _started.update(_zeroed)
-    _zeroed.clear()
+    for group in _groups:
+        group.started |= group.zeroed
+        group.zeroed.clear()
 
 
 def after_fork_in_child() -> None:
     """Start again from zero, with a lock that nobody holds."""
     global _lock  # noqa: PLW0603 - the inherited one may be held by a thread that is not here
     _lock = threading.RLock()
-    _started.clear()
-    _zeroed.clear()
+    for group in _groups:
+        group.started.clear()
+        group.zeroed.clear()
 
 
 def _make_instruments() -> None:
@@ -128,10 +131,9 @@ def _callback(metric: semconv.Metric) -> Callable[[CallbackOptions], Iterable[Ob
 
 
 def _observations(group: Group, metric: semconv.Metric) -> Sequence[Observation]:
-    key = id(group), metric.name
-    zero = _holding and key not in _started and metric in COUNTERS
+    zero = _holding and metric in COUNTERS and metric.name not in group.started
     if zero:
-        _zeroed.add(key)
+        group.zeroed.add(metric.name)
     try:
         return [Observation(value, labels) for value, labels in group.points(metric, zero=zero)]
     except Exception as error:  # noqa: BLE001 - one group's trouble is not another's

@@ -41,6 +41,8 @@ class ModelSeries:
         self._state: tuple[Counts, tuple[Counting, ...]] = (reference.counts.astype("int64") * 0, ())
         self._lock = threading.RLock()
         self._ended_at = 0.0
+        self.zeroed: set[str] = set()
+        self.started: set[str] = set()
         features = len(profile.features)
         self._normal_scores = reference.normal_scores()
         names: list[Labels] = []
@@ -92,6 +94,7 @@ class ModelSeries:
         self._lock = threading.RLock()
         ended, live = self._state
         self._state = (ended * 0, live)
+        self.zeroed, self.started = set(), set()
 
     def points(self, metric: semconv.Metric, *, zero: bool) -> Iterator[tuple[float, Labels]]:
         """The values and labels of ``metric``; with ``zero`` a counter's series at 0."""
