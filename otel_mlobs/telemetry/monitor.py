@@ -122,7 +122,9 @@ class Monitor:
         )
         self._tally = counting.tally
         self._limits = self._told_limits(panes_per_alarm)
-        self._series = series.series_of(profile, counting.reference, self._settings["methods"], int(max_series))
+        self._series = series.series_of(
+            profile, counting.reference, self._settings["methods"], self._settings["max_series"]
+        )
         self._series.add(counting)
         self._retire = weakref.finalize(self, counting.retire)
         self._retire.atexit = False
@@ -134,13 +136,16 @@ class Monitor:
 
     def _make_quiet(self) -> None:
         """What spans say before the first pane has ended, and when to look next."""
-        self._status: Status = _INSUFFICIENT
-        self._said: tuple[Status, tuple[str, ...]] = (_INSUFFICIENT, ())
-        self._now: tuple[Status, tuple[str, ...]] = self._said
-        self._moved: dict[str, DriftResult] = {}
+        self._forget_drift()
+        self._said = self._now
         self._due = self._back = float("-inf")
         self._kept = False
         self._inline = self._settings["clock"] is not None
+
+    def _forget_drift(self) -> None:
+        """Nothing is known: before the first pane has ended, and after one that failed."""
+        self._now: tuple[Status, tuple[str, ...]] = (_INSUFFICIENT, ())
+        self._moved: dict[str, DriftResult] = {}
         self.drift_attributes: dict[str, str | float] = {
             semconv.PROFILE_ID: self.profile.id,
             semconv.DRIFT_STATUS: _INSUFFICIENT,
@@ -243,8 +248,7 @@ class Monitor:
         try:
             ended = counting.advance(self._clock() if now is None else now)
         except BaseException:
-            self._status = _INSUFFICIENT
-            self.drift_attributes = {semconv.PROFILE_ID: self.profile.id, semconv.DRIFT_STATUS: _INSUFFICIENT}
+            self._forget_drift()
             self._wait_until(counting.due or 0.0)
             raise
         if ended:
@@ -274,7 +278,6 @@ class Monitor:
         self.drift_attributes = attributes
         moved = {each: result for result, each in ranked if result.status == "drift"}
         before, self._moved = self._moved, moved
-        self._status = status
         self._now = (status, tuple(sorted(moved)))
         self._log_changes(
             {each: result for each, result in moved.items() if each not in before},
