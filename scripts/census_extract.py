@@ -3,38 +3,27 @@
 
     python scripts/census_extract.py [--out FOLDER]
 
-The rows are in the wheel of `nannyml`, which is no dependency of ours and is not installed: its wheel is downloaded
-into a throw-away folder and read. pyarrow comes at a fixed version into a throw-away environment, so that the same
-bytes come out on any machine and any Python that has that pyarrow.
+The rows are in the wheel of `nannyml`; see nannyml_wheel.py.
 """
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import io
-import subprocess
-import sys
-import tempfile
-import venv
-import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from nannyml_wheel import read_parts, remake, with_labels, write_page
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-NANNYML = "nannyml==0.13.1"
-NANNYML_SHA256 = "cf5f4a33489834ae6773cb1baa33a0f98c0a3ee6ed9b43049478b25ce22fe869"
-PYARROW = "pyarrow==21.0.0"
-FOLDER_IN_WHEEL = "nannyml/datasets/data"
 FILE_NAME = "census_employment.parquet"
 
 ROWS_2015 = 68_785
 ROWS_LATER = 208_892
 SAMPLE_2015 = 4_000
 SAMPLE_LATER = 8_000
-LARGEST_FILE = 250_000
 
 # name: (type, what the American Community Survey calls it)
 COLUMNS = {
@@ -106,22 +95,9 @@ def extract(wheel: Path, out: Path) -> None:
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
-    digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
-    if digest != NANNYML_SHA256:
-        raise ValueError(f"{wheel.name} must have sha256 {NANNYML_SHA256}, got {digest}")
-
-    with zipfile.ZipFile(wheel) as archive:
-
-        def read(part: str) -> Any:
-            return pq.read_table(io.BytesIO(archive.read(f"{FOLDER_IN_WHEEL}/employment_MA_{part}.pq")))
-
-        reference, later, labels = read("reference"), read("analysis"), read("analysis_target")
-    if not later["id"].equals(labels["id"]):
-        raise ValueError("the later rows and their labels must have the same ids in the same order")
-    later = later.append_column("employed", labels["employed"])
-    for table, expected in ((reference, ROWS_2015), (later, ROWS_LATER)):
-        if table.num_rows != expected:
-            raise ValueError(f"expected {expected} rows, got {table.num_rows}")
+    files = [f"employment_MA_{part}.pq" for part in ("reference", "analysis", "analysis_target")]
+    reference, later, labels = read_parts(wheel, files, lambda file: pq.read_table(io.BytesIO(file)))
+    later = with_labels(reference, later, labels, "employed", (ROWS_2015, ROWS_LATER))
 
     schema = pa.schema([pa.field(name, kind, nullable=False) for name, (kind, _) in COLUMNS.items()])
     parts = []
@@ -137,18 +113,15 @@ def extract(wheel: Path, out: Path) -> None:
 
     path = out / FILE_NAME
     pq.write_table(rows, path, version="2.6", compression="zstd", compression_level=19)
-    if path.stat().st_size > LARGEST_FILE:
-        raise ValueError(f"{FILE_NAME} must be at most {LARGEST_FILE} bytes, got {path.stat().st_size}")
 
     def rate(table: Any) -> float:
         return float(pc.mean(table["employed"]).as_py())
 
-    page = PROVENANCE.format(
-        file=FILE_NAME,
-        rows=rows.num_rows,
-        nannyml=NANNYML,
-        folder=FOLDER_IN_WHEEL,
-        wheel_sha256=digest,
+    write_page(
+        path,
+        PROVENANCE,
+        COLUMNS,
+        rows.num_rows,
         rows_2015=ROWS_2015,
         rows_later=ROWS_LATER,
         sample_2015=SAMPLE_2015,
@@ -157,37 +130,9 @@ def extract(wheel: Path, out: Path) -> None:
         all_2015=rate(reference),
         rate_later=rate(parts[1]),
         all_later=rate(later),
-        pyarrow=PYARROW,
-        sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
-        columns="\n".join(f"| `{name}` | {kind} | {meaning} |" for name, (kind, meaning) in COLUMNS.items()),
     )
-    (out / "PROVENANCE.md").write_text(page, encoding="utf-8")
-    print(f"{path}: {rows.num_rows} rows, {path.stat().st_size} bytes")
-
-
-def main() -> None:
-    """Build the throw-away environment and run `extract` in it."""
-    here = Path(__file__).resolve()
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--out", type=Path, default=here.parents[1] / "otel_mlobs" / "tools" / "demo_data")
-    parser.add_argument("--wheel", type=Path, help="read this nannyml wheel with the pyarrow of this environment")
-    arguments = parser.parse_args()
-    if arguments.wheel is not None:
-        extract(arguments.wheel, arguments.out)
-        return
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        venv.create(folder / "venv", with_pip=True)
-        python = folder / "venv" / ("Scripts" if sys.platform == "win32" else "bin") / "python"
-        pip = [str(python), "-m", "pip", "--quiet", "--disable-pip-version-check"]
-        subprocess.run([*pip, "install", PYARROW], check=True)
-        # The wheel is only read, so it does not matter whether nannyml supports this Python.
-        options = ["--no-deps", "--only-binary", ":all:", "--ignore-requires-python"]
-        subprocess.run([*pip, "download", *options, "-d", name, NANNYML], check=True)
-        (wheel,) = folder.glob("nannyml-*.whl")
-        out = arguments.out.resolve()
-        subprocess.run([str(python), str(here), "--wheel", str(wheel), "--out", str(out)], check=True)
 
 
 if __name__ == "__main__":
-    main()
+    here = Path(__file__).resolve()
+    remake(here, __doc__ or "", here.parents[1] / "otel_mlobs" / "tools" / "demo_data", extract)

@@ -3,33 +3,21 @@
 
     python scripts/housing_extract.py [--out FOLDER]
 
-The rows are in the wheel of `nannyml`, which is no dependency of ours and is not installed: its wheel is downloaded
-into a throw-away folder and read. pyarrow comes at a fixed version into a throw-away environment, so that the same
-bytes come out on any machine and any Python that has that pyarrow.
+The rows are in the wheel of `nannyml`; see nannyml_wheel.py.
 """
 
 from __future__ import annotations
 
-import argparse
-import hashlib
 import io
-import subprocess
-import sys
-import tempfile
-import venv
-import zipfile
 from pathlib import Path
 from typing import Any
 
-NANNYML = "nannyml==0.13.1"
-NANNYML_SHA256 = "cf5f4a33489834ae6773cb1baa33a0f98c0a3ee6ed9b43049478b25ce22fe869"
-PYARROW = "pyarrow==21.0.0"
-FOLDER_IN_WHEEL = "nannyml/datasets/data"
+from nannyml_wheel import read_parts, remake, with_labels, write_page
+
 FILE_NAME = "housing.parquet"
 
 ROWS_REFERENCE = 5_832
 ROWS_LATER = 8_232
-LARGEST_FILE = 250_000
 CLOSENESS = 1e-15
 """The source's averages are quotients written as text: two units in the last place of a float64 is what that loses."""
 
@@ -104,22 +92,9 @@ def extract(wheel: Path, out: Path) -> None:
     import pyarrow.csv
     import pyarrow.parquet as pq
 
-    digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
-    if digest != NANNYML_SHA256:
-        raise ValueError(f"{wheel.name} must have sha256 {NANNYML_SHA256}, got {digest}")
-
-    with zipfile.ZipFile(wheel) as archive:
-
-        def read(part: str) -> Any:
-            return pa.csv.read_csv(io.BytesIO(archive.read(f"{FOLDER_IN_WHEEL}/california_housing_{part}.csv")))
-
-        reference, later, labels = read("reference"), read("analysis"), read("analysis_gt")
-    if not later["id"].equals(labels["id"]):
-        raise ValueError("the later rows and their labels must have the same ids in the same order")
-    later = later.append_column("clf_target", labels["clf_target"])
-    for table, expected in ((reference, ROWS_REFERENCE), (later, ROWS_LATER)):
-        if table.num_rows != expected:
-            raise ValueError(f"expected {expected} rows, got {table.num_rows}")
+    files = [f"california_housing_{part}.csv" for part in ("reference", "analysis", "analysis_gt")]
+    reference, later, labels = read_parts(wheel, files, lambda file: pa.csv.read_csv(io.BytesIO(file)))
+    later = with_labels(reference, later, labels, "clf_target", (ROWS_REFERENCE, ROWS_LATER))
     source = pa.concat_tables([reference.select(later.column_names), later]).combine_chunks()
     if source["id"].to_pylist() != list(range(source.num_rows)):
         raise ValueError("the source's ids must be 0, 1, 2, … without a gap")
@@ -164,18 +139,15 @@ def extract(wheel: Path, out: Path) -> None:
         use_dictionary=repeated,
         column_encoding={name: "DELTA_BINARY_PACKED" for name in kinds if name not in repeated},
     )
-    if path.stat().st_size > LARGEST_FILE:
-        raise ValueError(f"{FILE_NAME} must be at most {LARGEST_FILE} bytes, got {path.stat().st_size}")
 
     def rate(table: Any) -> float:
         return float(pc.mean(table["clf_target"]).as_py())
 
-    page = PROVENANCE.format(
-        file=FILE_NAME,
-        rows=rows.num_rows,
-        nannyml=NANNYML,
-        folder=FOLDER_IN_WHEEL,
-        wheel_sha256=digest,
+    write_page(
+        path,
+        PROVENANCE,
+        COLUMNS,
+        rows.num_rows,
         rows_reference=ROWS_REFERENCE,
         rows_later=ROWS_LATER,
         first_reference=reference["timestamp"][0].as_py(),
@@ -185,37 +157,9 @@ def extract(wheel: Path, out: Path) -> None:
         rate_reference=rate(reference),
         rate_later=rate(later),
         closeness=CLOSENESS,
-        pyarrow=PYARROW,
-        sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
-        columns="\n".join(f"| `{name}` | {kind} | {meaning} |" for name, (kind, meaning) in COLUMNS.items()),
     )
-    (out / "PROVENANCE.md").write_text(page, encoding="utf-8")
-    print(f"{path}: {rows.num_rows} rows, {path.stat().st_size} bytes")
-
-
-def main() -> None:
-    """Build the throw-away environment and run `extract` in it."""
-    here = Path(__file__).resolve()
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--out", type=Path, default=here.parents[1] / "examples" / "database_features")
-    parser.add_argument("--wheel", type=Path, help="read this nannyml wheel with the pyarrow of this environment")
-    arguments = parser.parse_args()
-    if arguments.wheel is not None:
-        extract(arguments.wheel, arguments.out)
-        return
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        venv.create(folder / "venv", with_pip=True)
-        python = folder / "venv" / ("Scripts" if sys.platform == "win32" else "bin") / "python"
-        pip = [str(python), "-m", "pip", "--quiet", "--disable-pip-version-check"]
-        subprocess.run([*pip, "install", PYARROW], check=True)
-        # The wheel is only read, so it does not matter whether nannyml supports this Python.
-        options = ["--no-deps", "--only-binary", ":all:", "--ignore-requires-python"]
-        subprocess.run([*pip, "download", *options, "-d", name, NANNYML], check=True)
-        (wheel,) = folder.glob("nannyml-*.whl")
-        out = arguments.out.resolve()
-        subprocess.run([str(python), str(here), "--wheel", str(wheel), "--out", str(out)], check=True)
 
 
 if __name__ == "__main__":
-    main()
+    here = Path(__file__).resolve()
+    remake(here, __doc__ or "", here.parents[1] / "examples" / "database_features", extract)

@@ -98,20 +98,6 @@ def test_what_is_returned_and_given_is_not_shared() -> None:
     assert window.total.tolist() == [[6, 7]]
 
 
-def test_clear_forgets_every_pane() -> None:
-    """After clear() nothing of before is in the total, nor leaves it later."""
-    window = Window((1, 2), 3)
-    for _ in range(5):
-        window.add(np.array([[1, 2]]))
-        window.rotate()
-    window.add(np.array([[1, 2]]))
-    window.clear()
-    assert window.empty
-    for _ in range(5):
-        assert window.rotate().tolist() == [[0, 0]]
-        assert window.total.tolist() == [[0, 0]]
-
-
 def test_a_window_of_one_pane() -> None:
     """With one pane, what has ended stays until the next one ends."""
     window = Window((1, 2), 1)

@@ -45,7 +45,6 @@ class Tally:
         What counts is then its first row, also where it does vary for once. To count all rows of those batches only
         would favour their values: a flag that one row in ten has would seem to be on four times as often.
         """
-        self.profile = profile
         self.rows = RowReader(profile.features)
         outputs = profile.outputs
         self.outputs = OutputReader(outputs.kind, outputs.columns, outputs.classes) if outputs else None

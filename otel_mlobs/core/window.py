@@ -62,8 +62,3 @@ class Window:
             self._total -= self._ended[self._next]
             self._ended[self._next] = 0
             self._next = (self._next + 1) % len(self._ended)
-
-    def clear(self) -> None:
-        """Begin again from nothing."""
-        for table in (self._ended, self._total, self._current):
-            table[...] = 0
