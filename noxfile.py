@@ -88,6 +88,13 @@ def integration(session: nox.Session) -> None:
 
 
 @nox.session
+def spark(session: nox.Session) -> None:
+    """A profile that Spark counts is the one that DuckDB counts; needs Java 17 or newer."""
+    session.install(".[all]", *group("test"), *group("spark"))
+    pytest(session, "-n", "0", "-m", "slow", "-k", "spark", "tests/test_sql.py")
+
+
+@nox.session
 def lint(session: nox.Session) -> None:
     """Ruff's rules and its formatting."""
     session.install(*group("lint"))

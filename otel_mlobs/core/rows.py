@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from otel_mlobs.core.binning import as_number, is_missing
+from otel_mlobs.core.devices import on_cpu
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -347,10 +348,9 @@ def _column(frame: Any, name: Any) -> Any:
 
 def _array(value: Any) -> NDArray[Any]:
     """``value`` as an array, without waiting for a device."""
-    device = getattr(value, "device", None)
-    if device is not None and not _on_cpu(device):
+    if not on_cpu(value):
         raise ShapeError(
-            f"a tensor on {device}: give a copy in the host's memory, reading it here would wait for the device"
+            f"a tensor on {value.device}: give a copy in the host's memory, reading it here would wait for the device"
         )
     if hasattr(value, "detach"):
         value = value.detach()
@@ -358,11 +358,6 @@ def _array(value: Any) -> NDArray[Any]:
         return np.asanyarray(value)
     except ValueError:  # rows of different lengths
         return np.array([None if item is None else item for item in value], dtype=object)
-
-
-def _on_cpu(device: Any) -> bool:
-    kind = str(getattr(device, "platform", None) or getattr(device, "type", None) or device).lower()
-    return kind == "cpu" or "device:cpu" in kind
 
 
 def _filled(array: Any) -> Floats:

@@ -12,6 +12,8 @@ import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence, Sized
 from typing import Any, NamedTuple
 
+from otel_mlobs.core.devices import on_cpu
+
 _INT64 = 2**63
 _LONGEST_CLASS = 256
 _LARGE = 100_000
@@ -107,7 +109,7 @@ def predictions(value: object) -> Summary | str | None:
     if isinstance(value, (list, tuple)):
         return _predictions_of_list(value)
     shape = getattr(value, "shape", None)
-    if not (shape is not None or hasattr(value, "to_numpy")) or not _on_cpu(value):
+    if not (shape is not None or hasattr(value, "to_numpy")) or not on_cpu(value):
         return None
     kind = _kind(value)
     if "bool" in kind or _is_text(kind, value):
@@ -197,7 +199,7 @@ def _features_of_array(value: Any) -> tuple[int, int] | None:
         missing = int(nulls) if isinstance(nulls, int) else sum(int(n) for n in nulls.row(0))
     elif hasattr(value, "itercolumns"):  # Arrow
         missing = sum(int(column.null_count) for column in value.itercolumns())
-    elif "float" in str(getattr(value, "dtype", "")) and _on_cpu(value):
+    elif "float" in str(getattr(value, "dtype", "")) and on_cpu(value):
         missing = int((value != value).sum())  # noqa: PLR0124 - NaN is what differs from itself
     else:
         missing = 0
@@ -230,7 +232,7 @@ def _is_number(value: object) -> bool:
 def holds_classes(value: Any) -> bool:
     """Whether an array, series or tensor in the host's memory holds booleans or text, in one dimension."""
     shape = getattr(value, "shape", None)
-    if not isinstance(shape, tuple) or len(shape) != 1 or not _on_cpu(value):
+    if not isinstance(shape, tuple) or len(shape) != 1 or not on_cpu(value):
         return False
     kind = _kind(value)
     return "bool" in kind or _is_text(kind, value)
@@ -239,7 +241,7 @@ def holds_classes(value: Any) -> bool:
 def holds_floats(value: Any) -> bool:
     """Whether an array, frame or tensor in the host's memory holds floats."""
     kind = _kind(value) or str(next(iter(getattr(value, "dtypes", ())), "")).lower()
-    return ("float" in kind or "double" in kind) and _on_cpu(value)
+    return ("float" in kind or "double" in kind) and on_cpu(value)
 
 
 _TEXT = ("<u", ">u", "|s", "str", "large_str", "utf8", "categor", "enum", "dictionary")
@@ -270,18 +272,9 @@ def _size(value: Any) -> int:
     return int(shape[0]) if len(shape) else 1
 
 
-def _on_cpu(value: Any) -> bool:
-    device = getattr(value, "device", None)
-    if device is None:
-        return True
-    # torch says type, JAX platform; numpy and TensorFlow ("/…/device:CPU:0") give text.
-    kind = str(getattr(device, "platform", None) or getattr(device, "type", None) or device).lower()
-    return kind == "cpu" or "device:cpu" in kind
-
-
 def _summary(value: Any) -> Summary | None:
     """Summarise a tensor, array, series or one- or two-column frame."""
-    if not _on_cpu(value):
+    if not on_cpu(value):
         return None  # reading it would wait for the device
     if hasattr(value, "detach"):
         value = value.detach()
