@@ -33,6 +33,11 @@ FEATURE_VIEW_NAME: Final = "mlobs.feature_view.name"
 FEATURE_REQUESTED: Final = "mlobs.feature.requested"
 FEATURE_FOUND: Final = "mlobs.feature.found"
 FEATURE_MISSING: Final = "mlobs.feature.missing"
+FEATURE_DEFAULT: Final = "mlobs.feature.default"
+FEATURE_AGE_MAX: Final = "mlobs.feature.age.max"
+FEATURE_STALE: Final = "mlobs.feature.stale"
+LOOKUP_RESULT: Final = "mlobs.feature.result"
+FEATURE_VALUE: Final = "mlobs.feature.value"
 
 CANDIDATE_SOURCE: Final = "mlobs.candidate.source"
 CANDIDATE_REQUESTED: Final = "mlobs.candidate.requested"
@@ -59,10 +64,13 @@ PREDICTION_CLASS_COUNTS: Final = "mlobs.prediction.class_counts"
 PREDICTION_CONFIDENCE: Final = "mlobs.prediction.confidence"
 PREDICTION_ENTROPY: Final = "mlobs.prediction.entropy"
 PREDICTION_OUTPUT: Final = "mlobs.prediction.output"
+PREDICTION_ID: Final = "mlobs.prediction.id"
+VARIANT: Final = "feature_flag.result.variant"
 
 INPUT_MISSING: Final = "mlobs.input.missing"
 INPUT_OUT_OF_RANGE: Final = "mlobs.input.out_of_range"
 INPUT_UNSEEN: Final = "mlobs.input.unseen"
+VIOLATION: Final = "mlobs.input.violation"
 
 PROFILE_ID: Final = "mlobs.profile.id"
 FEATURE_NAME: Final = "mlobs.feature.name"
@@ -78,6 +86,22 @@ DRIFT_SINCE: Final = "mlobs.drift.since"
 DRIFT_METHOD: Final = "mlobs.drift.method"
 DRIFT_EVENT: Final = "mlobs.drift.changed"
 """The event on the span that first carries a new drift status."""
+
+OUTCOME_CELL: Final = "mlobs.outcome.cell"
+OUTCOME_CLASS: Final = "mlobs.outcome.class"
+OUTCOME_LABEL: Final = "mlobs.outcome.label"
+OUTCOME_LABELLED: Final = "mlobs.outcome.labelled"
+OUTCOME_RESULT: Final = "mlobs.outcome.result"
+OUTCOME_DIRECTION: Final = "mlobs.outcome.direction"
+CURRENCY: Final = "mlobs.currency"
+PERFORMANCE_METRIC: Final = "mlobs.performance.metric"
+PERFORMANCE_BOUND: Final = "mlobs.performance.bound"
+STORE_KIND: Final = "mlobs.outcome.store.kind"
+STORE_REASON: Final = "mlobs.outcome.store.reason"
+RANKING_EVENT: Final = "mlobs.ranking.event"
+RANKING_POSITION: Final = "mlobs.ranking.position"
+AGREEMENT_RESULT: Final = "mlobs.agreement.result"
+SHADOW_VERSION: Final = "mlobs.shadow.version"
 
 INTERNAL_COMPONENT: Final = "mlobs.internal.component"
 
@@ -160,6 +184,9 @@ _BIN = Attribute(
     BIN, "string", "The cell: `b00` … (values), `c00` … (categories), `missing`, `nonfinite` or `other`.", "b03"
 )
 _METHOD = Attribute(DRIFT_METHOD, "string", "How the distance is computed.", "psi")
+_VARIANT = Attribute(
+    VARIANT, "string", "The variant of an A/B test or a shadow deployment, where one is given.", "treatment"
+)
 _STATUS = Attribute(DRIFT_STATUS, "string", "`ok`, `drift` or `insufficient_data`, as last computed.", "ok")
 
 DRIFT_CHANGED: Final = EventType(
@@ -184,6 +211,9 @@ SPANS: Final = (
             Attribute(FEATURE_REQUESTED, "int", "Feature values asked for (features times entities).", "10"),
             Attribute(FEATURE_FOUND, "int", "Values that came back and are not null.", "9"),
             Attribute(FEATURE_MISSING, "int", "Values that were null, NaN or absent.", "1"),
+            Attribute(FEATURE_DEFAULT, "int", "Entities that were answered with a default, where there are any.", "1"),
+            Attribute(FEATURE_AGE_MAX, "double", "Age of the oldest features that were read, in seconds.", "42.5"),
+            Attribute(FEATURE_STALE, "int", "Entities whose features were older than the objective.", "0"),
         ),
     ),
     SpanType(
@@ -217,6 +247,8 @@ SPANS: Final = (
         "A model turns inputs into scores, classes or values.",
         (
             Attribute(BATCH_SIZE, "int", "Rows in the call.", "1"),
+            Attribute(PREDICTION_ID, "string", "By what a later label finds it; of a batch the first.", "9f3c-1a"),
+            _VARIANT,
             Attribute(PREDICTION_MIN, "double", "The lowest score of the call.", "0.83"),
             Attribute(PREDICTION_MEAN, "double", "The mean score of the call.", "0.83"),
             Attribute(PREDICTION_MAX, "double", "The highest score of the call.", "0.83"),
@@ -262,14 +294,14 @@ OPERATION_DURATION: Final = Metric(
     "histogram",
     "s",
     "How long an operation took, failed ones included.",
-    (_OPERATION, _MODEL, _VERSION, _VIEW, _STORE, _SOURCE, _ERROR),
+    (_OPERATION, _MODEL, _VERSION, _VIEW, _STORE, _SOURCE, _VARIANT, _ERROR),
 )
 OPERATION_ERRORS: Final = Metric(
     "mlobs.operation.errors",
     "counter",
     "{error}",
     "Operations that failed; expected errors and cancellations are not among them.",
-    (_OPERATION, _MODEL, _VERSION, _VIEW, _STORE, _SOURCE),
+    (_OPERATION, _MODEL, _VERSION, _VIEW, _STORE, _SOURCE, _VARIANT),
 )
 INTERNAL_ERRORS: Final = Metric(
     "mlobs.internal.errors",
@@ -353,6 +385,276 @@ SERIES_OMITTED: Final = Metric(
     "Series left out because of the monitor's max_series.",
     (_MODEL, _VERSION, _PROFILE),
 )
+_OF_PROFILE = (_MODEL, _VERSION, _PROFILE)
+_OF_MODEL = (_MODEL, _VERSION)
+_CELL = Attribute(OUTCOME_CELL, "string", "`tp`, `fp`, `fn` or `tn`, at the profile's decision threshold.", "tp")
+_CLASS = Attribute(OUTCOME_CLASS, "string", "Of several classes the one against the rest, as `c00`, `c01`, ….", "c00")
+_LABEL = Attribute(
+    OUTCOME_LABEL,
+    "string",
+    "`positive`, `negative`, or `negative_below`: negatives in all lower bins (what an area under the curve needs).",
+    "positive",
+)
+_DIRECTION = Attribute(OUTCOME_DIRECTION, "string", "`over` where the prediction was too high, else `under`.", "over")
+_CURRENCY = Attribute(CURRENCY, "string", "The currency of the value, as ISO 4217 names it.", "EUR")
+_PERFORMANCE = Attribute(PERFORMANCE_METRIC, "string", "`roc_auc`, `precision`, `recall`, `f1`, ….", "roc_auc")
+_BOUND = Attribute(PERFORMANCE_BOUND, "string", "`value`, or `lower` and `upper` of its 95% interval.", "value")
+_RANKING_EVENT = Attribute(RANKING_EVENT, "string", "What was done with an item, as `click` or `purchase`.", "click")
+_POSITION = Attribute(RANKING_POSITION, "string", "The place in the list, `01` first; beyond the first k `rest`.", "01")
+
+OUTCOMES: Final = Metric(
+    "mlobs.outcomes",
+    "counter",
+    "{outcome}",
+    "Predictions whose label is known, by confusion cell; counted when the label came, or when they were mature.",
+    (*_OF_PROFILE, _CELL, _CLASS, _VARIANT),
+)
+OUTCOME_SCORES: Final = Metric(
+    "mlobs.outcome.scores",
+    "counter",
+    "{outcome}",
+    "Predictions whose label is known, by score bin and label.",
+    (*_OF_PROFILE, _BIN, _LABEL, _CLASS),
+)
+OUTCOME_VALUE: Final = Metric(
+    "mlobs.outcome.value",
+    "counter",
+    "{amount}",
+    "Value of what was predicted, by confusion cell: of transactions blocked rightly (tp), wrongly (fp), missed (fn).",
+    (*_OF_PROFILE, _CELL, _CURRENCY),
+)
+OUTCOME_DELAY: Final = Metric(
+    "mlobs.outcome.delay", "histogram", "s", "Time from a prediction to its label.", _OF_PROFILE
+)
+OUTCOME_LABELS: Final = Metric(
+    "mlobs.outcome.labels",
+    "counter",
+    "{label}",
+    "Labels that came, by what became of them.",
+    (
+        *_OF_PROFILE,
+        Attribute(
+            OUTCOME_RESULT,
+            "string",
+            "`joined`, `duplicate`, `conflict`, `late`, `unknown`, `other_profile`, `invalid` or `lost`.",
+            "joined",
+        ),
+    ),
+)
+OUTCOME_PREDICTIONS: Final = Metric(
+    "mlobs.outcome.predictions", "counter", "{prediction}", "Predictions registered for a later label.", _OF_PROFILE
+)
+OUTCOME_MATURE: Final = Metric(
+    "mlobs.outcome.mature",
+    "counter",
+    "{prediction}",
+    "Predictions that were counted, or left out for want of a label.",
+    (*_OF_PROFILE, Attribute(OUTCOME_LABELLED, "string", "`true`, or `false` where no label had come.", "true")),
+)
+OUTCOME_COVERAGE: Final = Metric(
+    "mlobs.outcome.coverage",
+    "gauge",
+    "1",
+    "Share of this process's mature predictions whose label came.",
+    _OF_PROFILE,
+)
+OUTCOME_ERROR: Final = Metric(
+    "mlobs.outcome.error", "counter", "1", "Sum of absolute errors of a regression.", (*_OF_PROFILE, _DIRECTION)
+)
+OUTCOME_SQUARED_ERROR: Final = Metric(
+    "mlobs.outcome.squared_error", "counter", "1", "Sum of squared errors of a regression.", (*_OF_PROFILE, _DIRECTION)
+)
+EXPECTED_OUTCOMES: Final = Metric(
+    "mlobs.expected_outcomes",
+    "counter",
+    "{outcome}",
+    "What the cells are expected to become, from calibrated probabilities: an estimate, no label has been seen.",
+    (*_OF_PROFILE, _CELL, _CLASS),
+)
+EXPECTED_OUTCOME_SCORES: Final = Metric(
+    "mlobs.expected_outcome.scores",
+    "counter",
+    "{outcome}",
+    "The same by score bin and expected label.",
+    (*_OF_PROFILE, _BIN, _LABEL, _CLASS),
+)
+EXPECTED_ERROR: Final = Metric(
+    "mlobs.expected_outcome.error",
+    "counter",
+    "1",
+    "Sum of the absolute errors that a regression is expected to make, by predicted value.",
+    _OF_PROFILE,
+)
+EXPECTED_SQUARED_ERROR: Final = Metric(
+    "mlobs.expected_outcome.squared_error", "counter", "1", "Sum of the squared errors, likewise.", _OF_PROFILE
+)
+PERFORMANCE_ESTIMATE: Final = Metric(
+    "mlobs.performance.estimate",
+    "gauge",
+    "1",
+    "Performance without labels, of this process's window; no point where the estimate is not to be relied on.",
+    (*_OF_PROFILE, _PERFORMANCE, _BOUND),
+)
+PERFORMANCE_REALIZED: Final = Metric(
+    "mlobs.performance.realized",
+    "gauge",
+    "1",
+    "Performance by the labels that came in this process's window.",
+    (*_OF_PROFILE, _PERFORMANCE, _BOUND),
+)
+PERFORMANCE_THRESHOLD: Final = Metric(
+    "mlobs.performance.threshold",
+    "gauge",
+    "1",
+    "What the figure must not leave: the reference's own, give or take three standard errors of the window.",
+    (*_OF_PROFILE, _PERFORMANCE, _BOUND),
+)
+PERFORMANCE_RELIABLE: Final = Metric(
+    "mlobs.performance.reliable",
+    "gauge",
+    "1",
+    "1 where estimates may be relied on; 0 where inputs left the reference's support, or labels contradict them.",
+    _OF_PROFILE,
+)
+_STORE_KIND = Attribute(STORE_KIND, "string", "`memory`, `redis` or `sql`.", "redis")
+STORE_PENDING: Final = Metric(
+    "mlobs.outcome.store.pending",
+    "gauge",
+    "{record}",
+    "Predictions and labels that wait to be written to the store.",
+    (_STORE_KIND,),
+)
+STORE_DROPPED: Final = Metric(
+    "mlobs.outcome.store.dropped",
+    "counter",
+    "{record}",
+    "Predictions and labels that no store will ever know.",
+    (
+        _STORE_KIND,
+        Attribute(
+            STORE_REASON,
+            "string",
+            "`evicted` (memory was full), `overflow` (too many waited), `refused`.",
+            "overflow",
+        ),
+    ),
+)
+RANKING_SLATES: Final = Metric(
+    "mlobs.ranking.slates", "counter", "{slate}", "Ranked lists that were shown and are mature.", _OF_MODEL
+)
+RANKING_HITS: Final = Metric(
+    "mlobs.ranking.hits",
+    "counter",
+    "{slate}",
+    "Ranked lists with an event in the first k places.",
+    (*_OF_MODEL, _RANKING_EVENT),
+)
+RANKING_RECIPROCAL_RANK: Final = Metric(
+    "mlobs.ranking.reciprocal_rank",
+    "counter",
+    "1",
+    "Sum of 1 / place of the first item with an event.",
+    (*_OF_MODEL, _RANKING_EVENT),
+)
+RANKING_NDCG: Final = Metric(
+    "mlobs.ranking.ndcg",
+    "counter",
+    "1",
+    "Sum of the normalised discounted cumulative gains of the first k places.",
+    (*_OF_MODEL, _RANKING_EVENT),
+)
+RANKING_IMPRESSIONS: Final = Metric(
+    "mlobs.ranking.impressions", "counter", "{item}", "Items shown, by place.", (*_OF_MODEL, _POSITION)
+)
+RANKING_EVENTS: Final = Metric(
+    "mlobs.ranking.events", "counter", "{item}", "Events by place.", (*_OF_MODEL, _RANKING_EVENT, _POSITION)
+)
+RANKING_VALUE: Final = Metric(
+    "mlobs.ranking.value", "counter", "{amount}", "Value of the events.", (*_OF_MODEL, _RANKING_EVENT, _CURRENCY)
+)
+RANKING_COVERAGE: Final = Metric(
+    "mlobs.ranking.catalogue.coverage",
+    "gauge",
+    "1",
+    "Share of the catalogue that this process has shown in its window.",
+    _OF_MODEL,
+)
+RANKING_CONCENTRATION: Final = Metric(
+    "mlobs.ranking.catalogue.share",
+    "gauge",
+    "1",
+    "Share of this process's impressions that went to the most shown tenth of the shown items.",
+    _OF_MODEL,
+)
+MODEL_AGREEMENT: Final = Metric(
+    "mlobs.model.agreement",
+    "counter",
+    "{prediction}",
+    "Predictions of two versions for the same input, by whether they agree.",
+    (
+        *_OF_MODEL,
+        Attribute(SHADOW_VERSION, "string", "The version or variant that ran in the shadow.", "8"),
+        Attribute(AGREEMENT_RESULT, "string", "`agree` or `disagree`.", "agree"),
+    ),
+)
+FEATURE_VIOLATIONS: Final = Metric(
+    "mlobs.feature.violations",
+    "counter",
+    "{value}",
+    "Feature values that break the contract of the profile, by kind.",
+    (
+        *_OF_FEATURE,
+        Attribute(VIOLATION, "string", "`type`, `range`, `category` or `missing`.", "range"),
+    ),
+)
+_OF_VIEW = (_STORE, _VIEW)
+FEATURE_LOOKUPS: Final = Metric(
+    "mlobs.feature.lookups",
+    "counter",
+    "{entity}",
+    "Entities that were looked up.",
+    (
+        *_OF_VIEW,
+        Attribute(LOOKUP_RESULT, "string", "`hit`, `miss` (nothing was found) or `default` (a stand-in).", "hit"),
+    ),
+)
+FEATURE_STALE_LOOKUPS: Final = Metric(
+    "mlobs.feature.stale_lookups",
+    "counter",
+    "{entity}",
+    "Entities whose features were older than the view's objective, of those whose age is known.",
+    _OF_VIEW,
+)
+FEATURE_AGED_LOOKUPS: Final = Metric(
+    "mlobs.feature.aged_lookups", "counter", "{entity}", "Entities whose features' age is known.", _OF_VIEW
+)
+FEATURE_VALUES: Final = Metric(
+    "mlobs.feature.values",
+    "counter",
+    "{value}",
+    "Feature values that were looked up.",
+    (*_OF_VIEW, Attribute(FEATURE_VALUE, "string", "`found` or `missing` (null, NaN, absent).", "found")),
+)
+FEATURE_AGE: Final = Metric(
+    "mlobs.feature.age", "histogram", "s", "Age of the features that were read, per entity.", _OF_VIEW
+)
+FEATURE_VIEW_LAST_UPDATE: Final = Metric(
+    "mlobs.feature_view.last_update",
+    "gauge",
+    "s",
+    "When the newest features that were read were made, in seconds since 1970.",
+    _OF_VIEW,
+)
+FEATURE_VIEW_OBJECTIVE: Final = Metric(
+    "mlobs.feature_view.objective", "gauge", "s", "How old the view's features may be.", _OF_VIEW
+)
+CANDIDATES: Final = Metric(
+    CANDIDATE_COUNT,
+    "histogram",
+    "{item}",
+    "Candidates that came back.",
+    (_SOURCE, _MODEL, _VERSION),
+)
 METRICS: Final = (
     OPERATION_DURATION,
     OPERATION_ERRORS,
@@ -368,4 +670,43 @@ METRICS: Final = (
     DRIFT_THRESHOLD,
     DRIFT_STATUSES,
     SERIES_OMITTED,
+    OUTCOMES,
+    OUTCOME_SCORES,
+    OUTCOME_VALUE,
+    OUTCOME_DELAY,
+    OUTCOME_LABELS,
+    OUTCOME_PREDICTIONS,
+    OUTCOME_MATURE,
+    OUTCOME_COVERAGE,
+    OUTCOME_ERROR,
+    OUTCOME_SQUARED_ERROR,
+    EXPECTED_OUTCOMES,
+    EXPECTED_OUTCOME_SCORES,
+    EXPECTED_ERROR,
+    EXPECTED_SQUARED_ERROR,
+    PERFORMANCE_ESTIMATE,
+    PERFORMANCE_REALIZED,
+    PERFORMANCE_THRESHOLD,
+    PERFORMANCE_RELIABLE,
+    STORE_PENDING,
+    STORE_DROPPED,
+    RANKING_SLATES,
+    RANKING_HITS,
+    RANKING_RECIPROCAL_RANK,
+    RANKING_NDCG,
+    RANKING_IMPRESSIONS,
+    RANKING_EVENTS,
+    RANKING_VALUE,
+    RANKING_COVERAGE,
+    RANKING_CONCENTRATION,
+    MODEL_AGREEMENT,
+    FEATURE_VIOLATIONS,
+    FEATURE_LOOKUPS,
+    FEATURE_STALE_LOOKUPS,
+    FEATURE_AGED_LOOKUPS,
+    FEATURE_VALUES,
+    FEATURE_AGE,
+    FEATURE_VIEW_LAST_UPDATE,
+    FEATURE_VIEW_OBJECTIVE,
+    CANDIDATES,
 )
