@@ -15,11 +15,13 @@ from otel_mlobs._version import __version__
 if TYPE_CHECKING:
     from otel_mlobs import testing as testing
     from otel_mlobs.core.drift import DriftResult as DriftResult
+    from otel_mlobs.core.estimates import Estimate as Estimate
     from otel_mlobs.core.profile import Profile as Profile
     from otel_mlobs.errors import ConfigurationError as ConfigurationError
     from otel_mlobs.errors import MissingExtraError as MissingExtraError
     from otel_mlobs.integrations.registry import instrument as instrument
     from otel_mlobs.integrations.registry import uninstrument as uninstrument
+    from otel_mlobs.stores.outcome_store import OutcomeStore as OutcomeStore
     from otel_mlobs.telemetry.config import configure as configure
     from otel_mlobs.telemetry.config import force_flush as force_flush
     from otel_mlobs.telemetry.config import shutdown as shutdown
@@ -36,10 +38,12 @@ if TYPE_CHECKING:
 _HOMES = {
     "ConfigurationError": "otel_mlobs.errors",
     "DriftResult": "otel_mlobs.core.drift",
+    "Estimate": "otel_mlobs.core.estimates",
     "MissingExtraError": "otel_mlobs.errors",
     "Monitor": "otel_mlobs.telemetry.monitor",
     "MonitorStatus": "otel_mlobs.telemetry.status",
     "Operation": "otel_mlobs.telemetry.operations",
+    "OutcomeStore": "otel_mlobs.stores.outcome_store",
     "Profile": "otel_mlobs.core.profile",
     "candidate_generation": "otel_mlobs.telemetry.operations",
     "configure": "otel_mlobs.telemetry.config",
@@ -58,10 +62,12 @@ _HOMES = {
 __all__ = [
     "ConfigurationError",
     "DriftResult",
+    "Estimate",
     "MissingExtraError",
     "Monitor",
     "MonitorStatus",
     "Operation",
+    "OutcomeStore",
     "Profile",
     "__version__",
     "candidate_generation",

@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import threading
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry import metrics, trace
@@ -24,7 +25,7 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.id_generator import IdGenerator, RandomIdGenerator
 
-from otel_mlobs.telemetry import guard, instruments
+from otel_mlobs.telemetry import collected, guard, instruments
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -182,13 +183,9 @@ def capture() -> Iterator[Telemetry]:
 
     def collect() -> list[Metric]:
         instruments.operation_errors.settle()
-        data = reader.get_metrics_data()
-        if data is None:
-            return []
-        return [
-            metric for resource in data.resource_metrics for scope in resource.scope_metrics for metric in scope.metrics
-        ]
+        return [_since(metric, before) for metric in _metrics_of(reader)]
 
+    before = _counts_of_views(_metrics_of(reader))
     instruments.announce_again()
     telemetry = Telemetry(collect, logs)
     tap.join(telemetry)
@@ -199,6 +196,39 @@ def capture() -> Iterator[Telemetry]:
         telemetry._metrics = collect()
         meters.remove_metric_reader(reader)
         log_tap.leave(logs)
+
+
+def _metrics_of(reader: InMemoryMetricReader) -> list[Metric]:
+    data = reader.get_metrics_data()
+    return [
+        metric
+        for resource in (data.resource_metrics if data else ())
+        for scope in resource.scope_metrics
+        for metric in scope.metrics
+    ]
+
+
+_Counts = dict[tuple[str, frozenset[tuple[str, Any]]], float]
+_OF_VIEWS = frozenset(metric.name for metric in collected.VIEW_COUNTERS)
+
+
+def _counts_of_views(found: list[Metric]) -> _Counts:
+    """What feature views have counted: they are the process's, and older than this capture."""
+    points: Iterator[tuple[str, Any]] = (
+        (metric.name, point) for metric in found if metric.name in _OF_VIEWS for point in metric.data.data_points
+    )
+    return {(name, frozenset((point.attributes or {}).items())): point.value for name, point in points}
+
+
+def _since(metric: Metric, before: _Counts) -> Metric:
+    if metric.name not in _OF_VIEWS:
+        return metric
+    data: Any = metric.data
+    points = [
+        replace(point, value=point.value - before.get((metric.name, frozenset((point.attributes or {}).items())), 0))
+        for point in data.data_points
+    ]
+    return replace(metric, data=replace(data, data_points=points))
 
 
 @contextmanager

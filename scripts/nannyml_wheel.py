@@ -26,6 +26,17 @@ FOLDER_IN_WHEEL = "nannyml/datasets/data"
 LARGEST_FILE = 250_000
 
 
+def download(folder: Path, python: str = sys.executable) -> Path:
+    """The wheel in ``folder``, fetched with the pip of ``python`` where it is not there yet."""
+    if not any(folder.glob("nannyml-*.whl")):
+        # The wheel is only read, so it does not matter whether nannyml supports this Python.
+        options = ["--no-deps", "--only-binary", ":all:", "--ignore-requires-python"]
+        pip = [python, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+        subprocess.run([*pip, "download", *options, "-d", str(folder), NANNYML], check=True)
+    (wheel,) = folder.glob("nannyml-*.whl")
+    return wheel
+
+
 def read_parts(wheel: Path, files: Sequence[str], read: Callable[[bytes], Any]) -> list[Any]:
     """What ``read`` makes of ``files`` of the wheel, whose content is known by its hash."""
     digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
@@ -80,9 +91,6 @@ def remake(script: Path, description: str, out: Path, extract: Callable[[Path, P
         python = folder / "venv" / ("Scripts" if sys.platform == "win32" else "bin") / "python"
         pip = [str(python), "-m", "pip", "--quiet", "--disable-pip-version-check"]
         subprocess.run([*pip, "install", PYARROW], check=True)
-        # The wheel is only read, so it does not matter whether nannyml supports this Python.
-        options = ["--no-deps", "--only-binary", ":all:", "--ignore-requires-python"]
-        subprocess.run([*pip, "download", *options, "-d", name, NANNYML], check=True)
-        (wheel,) = folder.glob("nannyml-*.whl")
+        wheel = download(folder, str(python))
         command = [str(python), str(script), "--wheel", str(wheel), "--out", str(arguments.out.resolve())]
         subprocess.run(command, check=True)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 INTRODUCTION = """\
 # Signals
 
-Every span, attribute and metric of the library. This page is made from `otel_mlobs/semconv.py`, from which the library
+Every span, attribute and metric of the library. This page is made from `otel_mlobs/semconv/`, from which the library
 makes its instruments, so it cannot be out of date. Names that OpenTelemetry's semantic conventions have already are
 used as they are.
 """

@@ -79,10 +79,12 @@ def test_a_parquet_file_becomes_a_profile(train: Path, tmp_path: Path, capsys: p
     assert lines[0] == f"{output}: model churn, version 3, id {expected.id}"
     assert lines[1] == "2,000 rows; 4 features (2 numeric, 1 categorical, 1 boolean); outputs: score"
     assert lines[2].startswith("calibration: scores are off by 0.0")
-    assert lines[3] == "missing: age 2.50%"
-    assert lines[4].startswith("cannot tell from chance: shifts below 0.1")
-    assert "(with 10,000 rows: 0.0" in lines[4]
-    assert lines[5:] == ["numeric: age, visits", "boolean: member", "categorical: plan"]
+    assert lines[2].endswith("on average; estimates take them as they are")
+    assert lines[3] == "threshold: 0.5"
+    assert lines[4] == "missing: age 2.50%"
+    assert lines[5].startswith("cannot tell from chance: shifts below 0.1")
+    assert "(with 10,000 rows: 0.0" in lines[5]
+    assert lines[6:] == ["numeric: age, visits", "boolean: member", "categorical: plan"]
     assert printed.err == ""
 
 
@@ -452,6 +454,57 @@ def test_a_closed_pipe_is_silent(fitted: Path) -> None:
         )
     assert ended.returncode == 141
     assert ended.stderr == b""
+
+
+def test_show_says_how_right_the_scores_were(
+    fitted: Path, train: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A tenth of the rows a line: what the scores said, what came true, and what estimates take for it."""
+    assert cli.main(["profile", "show", str(fitted)]) == 0
+    printed = capsys.readouterr().out
+    assert "threshold: 0.5\n" in printed
+    lines = printed.split("score          rows  mean score  came true  estimates take\n")[1].splitlines()
+    assert len(lines) == 10
+    cells = [line.split()[-4:] for line in lines]
+    assert sum(int(rows) for rows, *_ in cells) == ROWS
+    assert all(abs(float(said) - float(came)) < 0.15 and said == taken for _, said, came, taken in cells)
+    output = tmp_path / "other.json"
+    columns = _columns()
+    columns["churned"] = 1 - columns["churned"]
+    Profile.fit(columns, outputs="score", labels="churned", model="churn", threshold=0.25).save(output)
+    assert cli.main(["profile", "show", str(output)]) == 0
+    printed = capsys.readouterr().out
+    assert re.search(r"scores are off by 0\.(4[5-9]|5[0-5])", printed)
+    assert "estimates calibrate them" in printed
+    assert cli.main(["profile", "diff", str(fitted), str(output)]) == 0
+    printed = capsys.readouterr().out
+    assert "threshold: 0.5 → 0.25" in printed.replace("->", "→")
+    assert "calibration, scores are off by: 0.0" in printed
+    more = ("--outputs", "score", "--labels", "churned", "--threshold", "0.125", "--positive-class", "0")
+    assert cli.main(_arguments(train, output, *more)) == 0
+    assert "threshold: 0.125, positive class 0\n" in capsys.readouterr().out
+    fitted_outputs = Profile.load(output).outputs
+    assert fitted_outputs is not None
+    assert fitted_outputs.threshold == 0.125
+
+
+def test_show_says_how_large_errors_were(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of a regression the errors by predicted value, of vectors their names and sizes, of classes how many are off."""
+    rng = np.random.default_rng(6)
+    value = rng.normal(50, 10, ROWS)
+    path = tmp_path / "p.json"
+    vectors = {"user": rng.normal(size=(ROWS, 8))}
+    profile = Profile.fit({"x": value}, outputs=value, labels=value + 2, embeddings=vectors, model="m")
+    profile.save(path)
+    assert cli.main(["profile", "show", str(path)]) == 0
+    printed = capsys.readouterr().out
+    assert "errors: 2 on average" in printed
+    assert "embeddings: user (8 components)" in printed
+    assert printed.splitlines()[-1].split() == ["inf", "100", "-2", "2"]
+    probabilities = rng.dirichlet([1, 1, 1], ROWS)
+    Profile.fit({"x": value}, outputs=probabilities, labels=np.arange(ROWS) % 3, model="m").save(path)
+    assert cli.main(["profile", "show", str(path)]) == 0
+    assert "estimates calibrate those of 3 of 3 classes" in capsys.readouterr().out
 
 
 def test_diff_of_equal_content(fitted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

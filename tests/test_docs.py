@@ -15,6 +15,7 @@ from otel_mlobs import __all__ as public_names
 from otel_mlobs import semconv, settings
 from otel_mlobs.tools import cli
 from otel_mlobs.tools.drift_rules import drift_rules
+from otel_mlobs.tools.outcome_rules import outcome_rules
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [
@@ -75,7 +76,7 @@ def test_names_of_signals_exist(page: Path) -> None:
     }
     underscored = {name.replace(".", "_") for name in known}
     endings = ("", "_total", "_seconds", "_seconds_bucket", "_seconds_count", "_seconds_sum", "_ratio")
-    recorded = set(re.findall(r"\bmlobs_[a-z_]+\b", drift_rules()))
+    recorded = set(re.findall(r"\bmlobs_[a-z_]+\b", drift_rules() + outcome_rules()))
     assert in_promql <= recorded | {name + ending for name in underscored for ending in endings}
 
 

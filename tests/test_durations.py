@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import threading
 import time
+from bisect import bisect_left
 from typing import Any
 
 import pytest
@@ -56,7 +57,8 @@ def test_the_same_points_as_the_sdk(delta: bool) -> None:
         data = reader.get_metrics_data()
         assert data is not None
         theirs = _points(data)
-        ours = _points(readers.with_durations(data, durations, delta=delta, resource=Resource.get_empty()))
+        histograms = [(semconv.OPERATION_DURATION, durations)]
+        ours = _points(readers.with_histograms(data, histograms, delta=delta, resource=Resource.get_empty()))
         assert [_comparable(point) for point in ours] == [_comparable(point) for point in theirs]
         assert ours[0].start_time_unix_nano <= ours[0].time_unix_nano
 
@@ -77,6 +79,29 @@ def _comparable(point: Any) -> dict[str, Any]:
         "max": point.max,
         "exemplars": [(e.value, e.span_id, e.trace_id) for e in point.exemplars],
     }
+
+
+def test_many_values_at_once_are_the_same_as_one_by_one() -> None:
+    """Under the series' own bounds, values on them too; the exemplar of a bucket is one of its values."""
+    draw = random.Random(11)
+    bounds = (0.5, 1.5, 900.0)
+    span = _tracer().start_span("s")
+    durations = Durations(BOUNDS)
+    single, many = (durations.series({"view": name}, bounds) for name in ("single", "many"))
+    for size in (1, 5, 40, 700):
+        values = [draw.choice([*bounds, 0.0, draw.lognormvariate(2, 3)]) for _ in range(size)]
+        for value in values:
+            _record(single, value, span)
+        many.record_all(values, 0, span, set_span_in_context(span))
+    one, other = (series.take(1, delta=False) for series in (single, many))
+    assert one is not None
+    assert other is not None
+    assert sum(other.counts) == 746
+    assert other.bounds == bounds
+    assert (other.counts, other.minimum, other.maximum) == (one.counts, one.minimum, one.maximum)
+    assert other.total == pytest.approx(one.total)
+    places = [bisect_left(bounds, value) for value, _, _ in other.exemplars]
+    assert places == [bisect_left(bounds, value) for value, _, _ in one.exemplars] == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize(("filter_name", "traced"), [("always_off", 0), ("trace_based", 1), ("always_on", 2)])

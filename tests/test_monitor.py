@@ -526,7 +526,8 @@ def test_a_monitor_pickles_as_its_profile_and_settings() -> None:
         assert other is not monitor
         assert other.profile == monitor.profile
         assert other.profile.id == monitor.profile.id
-        assert other._settings == monitor._settings == {**settings_of, "min_rows": 10}
+        assert other._settings == monitor._settings
+        assert monitor._settings == {**settings_of, "outcomes": None, "maturity": None, "unlabelled": "missing"}
         assert other.status().rows == 0
         for row in zip(*_rows(60, shift=4).values(), strict=True):
             other.observe(row)

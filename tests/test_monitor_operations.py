@@ -592,7 +592,7 @@ def _publish(monitor: Monitor, status: str) -> None:
     from dataclasses import replace
 
     results, _ = monitor._counting.now()
-    monitor._publish([replace(one, status=status, n=500) for one in results])
+    monitor._drift.publish([replace(one, status=status, n=500) for one in results])
 
 
 def test_another_feature_that_drifts_is_an_event_too(monitor: Monitor, mlobs_telemetry: Telemetry) -> None:
@@ -603,7 +603,7 @@ def test_another_feature_that_drifts_is_an_event_too(monitor: Monitor, mlobs_tel
     results, _ = monitor._counting.now()
     for moving in ({"age"}, {"age"}, {"age", "city"}, {"city"}):
         said = [replace(one, status="drift" if one.name in moving else "ok", n=500, since=60.0) for one in results]
-        monitor._publish(said)
+        monitor._drift.publish(said)
         predict((30.0, "Rome"))
     events = [[dict(event.attributes or {}) for event in span.events] for span in mlobs_telemetry.spans]
     named = [[set(event["mlobs.drift.features"]) for event in each] for each in events]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from otel_mlobs.core.profile import Column, Profile
+from otel_mlobs.core.calibration import Calibration, ErrorBins
+from otel_mlobs.core.profile import Column, Outputs, Profile
 
 RNG = np.random.default_rng(23)
 ROWS = 3000
@@ -38,11 +39,22 @@ def _close(one: Profile, other: Profile, tolerance: float = 1e-9) -> None:
     assert one.rows == other.rows
     for ours, theirs in zip(one.columns, other.columns, strict=True):
         _close_columns(ours, theirs, tolerance)
-    ours_calibration = one.outputs.calibration if one.outputs else ()
-    theirs_calibration = other.outputs.calibration if other.outputs else ()
-    for mine, yours in zip(ours_calibration, theirs_calibration, strict=True):
-        assert (mine.upper, mine.positives, mine.rows) == (yours.upper, yours.positives, yours.rows)
-        assert mine.mean_score == pytest.approx(yours.mean_score, rel=tolerance)
+    if one.outputs is None or other.outputs is None:
+        assert one.outputs is other.outputs
+        return
+    for mine, yours in zip(_binned(one.outputs), _binned(other.outputs), strict=True):
+        for field in fields(mine):
+            ours_, theirs_ = getattr(mine, field.name), getattr(yours, field.name)
+            if field.name in ("uppers", "rows", "positives", "chosen_rows", "chosen_positives"):
+                assert ours_ == theirs_
+            else:
+                assert ours_ == pytest.approx(theirs_, rel=tolerance, abs=tolerance)
+    assert one.outputs.threshold == other.outputs.threshold
+    assert one.outputs.positive_class == other.outputs.positive_class
+
+
+def _binned(outputs: Outputs) -> list[Calibration | ErrorBins]:
+    return [part for part in (outputs.calibration, *outputs.calibrations, outputs.errors) if part is not None]
 
 
 def _close_columns(ours: Column, theirs: Column, tolerance: float) -> None:
@@ -106,7 +118,7 @@ def test_parts_without_labels() -> None:
     """A shard whose labels are not there yet adds to the scores and leaves the curve."""
     part = _part(slice(0, 100), labels=None)
     assert part.outputs is not None
-    assert part.outputs.calibration == ()
+    assert part.outputs.calibration is None
     merged = WHOLE.merge(part)
     assert merged.outputs is not None
     assert WHOLE.outputs is not None
@@ -123,13 +135,24 @@ def test_every_kind_of_outputs_merges(kind: str) -> None:
         "regression": SCORES * 100,
     }[kind]
     x = {"x": np.arange(ROWS)}
-    whole = Profile.fit(x, outputs=outputs, model="m")
+    labels = {"class": outputs, "multiclass": np.resize(["a", "b", "c"], ROWS), "regression": LABELS * 100}[kind]
+    whole = Profile.fit(x, outputs=outputs, labels=labels, model="m")
     half = ROWS // 2
-    one = Profile.fit({"x": x["x"][:half]}, outputs=outputs[:half], model="m", like=whole)
-    other = Profile.fit({"x": x["x"][half:]}, outputs=outputs[half:], model="m", like=whole)
+    one, other = (
+        Profile.fit({"x": x["x"][part]}, outputs=outputs[part], labels=labels[part], model="m", like=whole)
+        for part in (slice(half), slice(half, None))
+    )
     assert whole.outputs is not None
     assert whole.outputs.kind == kind
+    assert len(_binned(whole.outputs)) == {"class": 0, "multiclass": 3, "regression": 1}[kind]
     _close(one.merge(other), whole)
+    assert one.merge(other).id == whole.id
+    without = Profile.fit({"x": x["x"][:half]}, outputs=outputs[:half], model="m", like=whole)
+    merged = without.merge(other)
+    assert merged == other.merge(without)
+    assert merged.outputs is not None
+    assert other.outputs is not None
+    assert _binned(merged.outputs) == _binned(other.outputs)
 
 
 def test_values_beyond_the_bins_they_are_fitted_with() -> None:
@@ -191,7 +214,29 @@ def test_profiles_that_cannot_be_merged() -> None:
         with pytest.raises(ValueError, match=message):
             one.merge(other)
     assert WHOLE.outputs is not None
-    curve = (*WHOLE.outputs.calibration[:5], *WHOLE.outputs.calibration[6:])
-    other = replace(WHOLE, outputs=replace(WHOLE.outputs, calibration=curve))
+    curve = WHOLE.outputs.calibration
+    assert curve is not None
+    shifted = replace(curve, uppers=(curve.uppers[0] / 2, *curve.uppers[1:]))
     with pytest.raises(ValueError, match="same calibration bins"):
-        WHOLE.merge(other)
+        WHOLE.merge(replace(WHOLE, outputs=replace(WHOLE.outputs, calibration=shifted)))
+    options: dict[str, Any] = {"outputs": SCORES, "model": "churn", "version": "3"}
+    one = Profile.fit(DATA, **options)
+    with pytest.raises(ValueError, match=r"same threshold: 0\.5 and 0\.7"):
+        one.merge(Profile.fit(DATA, threshold=0.7, **options))
+    with pytest.raises(ValueError, match="same positive class: None and 'yes'"):
+        one.merge(Profile.fit(DATA, positive_class="yes", **options))
+
+
+def test_parts_are_fitted_with_the_threshold_of_the_whole() -> None:
+    """like= brings threshold and positive class; others are refused, the same are not."""
+    words = np.where(LABELS == 1, "yes", "no")
+    options: dict[str, Any] = {"outputs": SCORES, "labels": words, "model": "churn", "version": "3"}
+    whole = Profile.fit(DATA, positive_class="yes", threshold=0.3, **options)
+    same = Profile.fit(DATA, like=whole, **options)
+    assert same == whole
+    assert same.id == whole.id
+    assert Profile.fit(DATA, like=whole, threshold=0.3, positive_class="yes", **options) == whole
+    with pytest.raises(ValueError, match=r"threshold must be 0\.3, as in like=, got 0\.5"):
+        Profile.fit(DATA, like=whole, threshold=0.5, **options)
+    with pytest.raises(ValueError, match="positive_class must be 'yes', as in like=, got 'no'"):
+        Profile.fit(DATA, like=whole, positive_class="no", **options)

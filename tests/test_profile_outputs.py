@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from otel_mlobs.core.binning import Bins
-from otel_mlobs.core.profile import CalibrationBin, Outputs, Profile
+from otel_mlobs.core.calibration import Calibration, ErrorBins
+from otel_mlobs.core.profile import Outputs, Profile
 
 RNG = np.random.default_rng(21)
 ROWS = 400
@@ -21,7 +23,7 @@ CLASSES = RNG.dirichlet([1, 1, 1], ROWS)
 
 
 def _outputs(outputs: Any, labels: Any = None, **options: Any) -> Outputs:
-    data = {"x": np.arange(float(len(LABELS)))}
+    data = {"x": np.arange(float(ROWS))}
     fitted = Profile.fit(data, outputs=outputs, labels=labels, model="churn", **options).outputs
     assert fitted is not None
     return fitted
@@ -98,21 +100,49 @@ def test_more_classes_than_cells() -> None:
     assert outputs.columns[0].counts == (322, 2, 0, 76)
 
 
+def _calibration(outputs: Outputs) -> Calibration:
+    assert outputs.calibration is not None
+    return outputs.calibration
+
+
 def _curve(outputs: Outputs) -> list[tuple[float, int, int]]:
-    return [(part.upper, part.positives, part.rows) for part in outputs.calibration]
+    calibration = _calibration(outputs)
+    return list(zip(calibration.uppers, calibration.positives, calibration.rows, strict=True))
 
 
-def test_calibration_equals_a_direct_count() -> None:
-    """Twenty bins of equally many rows; positives and mean scores as NumPy counts them."""
-    curve = _outputs(SCORES, LABELS).calibration
-    order = np.argsort(SCORES)
-    assert len(curve) == 20
-    assert curve[-1].upper == math.inf
-    for part, rows in zip(curve, order.reshape(20, -1), strict=True):
-        assert part.rows == 20
-        assert part.positives == LABELS[rows].sum()
-        assert part.mean_score == pytest.approx(SCORES[rows].mean(), rel=1e-11)
-        assert SCORES[rows].max() <= part.upper
+@pytest.mark.parametrize("threshold", [None, 0.5, 0.13, 0.999, 2.0])
+def test_calibration_equals_a_direct_count(threshold: float | None) -> None:
+    """A hundred bins at the most, one edge just below the threshold; positives and mean scores as NumPy counts them."""
+    outputs = _outputs(SCORES, LABELS, threshold=threshold)
+    curve = _calibration(outputs)
+    limit = 0.5 if threshold is None else threshold
+    assert outputs.threshold == limit
+    assert math.nextafter(limit, -math.inf) in curve.uppers
+    assert len(curve.uppers) == 100
+    assert curve.uppers[-1] == math.inf
+    assert sum(curve.rows) == ROWS
+    lower = -math.inf
+    for upper, mean, positives, rows in zip(curve.uppers, curve.mean_scores, curve.positives, curve.rows, strict=True):
+        inside = (lower < SCORES) & (upper >= SCORES)
+        lower = upper
+        assert rows == np.count_nonzero(inside) <= 5
+        assert positives == LABELS[inside].sum()
+        if rows:
+            assert mean == pytest.approx(SCORES[inside].mean(), rel=1e-6)
+            assert np.unique(SCORES[inside] >= limit).size == 1
+
+
+def test_edges_of_a_calibration_are_short() -> None:
+    """Edges have six digits, but where that would join bins, and a value shares its bin with its float32 copy."""
+    curve = _calibration(_outputs(np.round(SCORES, 1), LABELS, threshold=0.25))
+    long = [upper for upper in curve.uppers if float(f"{upper:.6g}") != upper]
+    assert long == [math.nextafter(0.25, 0), 0.99999995]  # below the threshold, and below the largest score
+    for value in np.unique(np.round(SCORES, 1)):
+        cells = np.searchsorted(curve.uppers, [value, float(np.float32(value))], side="left")
+        assert cells[0] == cells[1]
+    saturated = 1 - np.arange(ROWS) % 4 * 1e-9
+    curve = _calibration(_outputs(saturated, LABELS))
+    assert [rows for rows in curve.rows if rows] == [ROWS // 4] * 4
 
 
 @pytest.mark.parametrize(
@@ -141,9 +171,9 @@ def test_labels_that_are_not_there_yet() -> None:
     some = np.where(np.arange(ROWS) % 2 == 0, LABELS.astype(float), np.nan)
     outputs = _outputs(SCORES, some)
     assert outputs.columns[0].rows == ROWS
-    assert sum(part.rows for part in outputs.calibration) == ROWS // 2
-    assert sum(part.positives for part in outputs.calibration) == LABELS[::2].sum()
-    assert [part.upper for part in outputs.calibration] == [part[0] for part in _curve(_outputs(SCORES, LABELS))]
+    assert sum(_calibration(outputs).rows) == ROWS // 2
+    assert sum(_calibration(outputs).positives) == LABELS[::2].sum()
+    assert _calibration(outputs).uppers == _calibration(_outputs(SCORES, LABELS)).uppers
 
 
 @pytest.mark.parametrize(
@@ -176,6 +206,12 @@ def test_labels_that_are_not_there_yet() -> None:
         (np.arange(ROWS), None, {}, ValueError, "looks like an identifier.*give output_kind='regression'"),
         (np.full(ROWS, "2026", "M8[Y]"), None, {}, ValueError, "outputs must be numbers, text or booleans"),
         (None, LABELS, {}, ValueError, "labels=, .* say something about outputs="),
+        (None, None, {"threshold": 0.3}, ValueError, "threshold= say something about outputs="),
+        (SCORES * 9, None, {"threshold": 3}, ValueError, "threshold=3 is of use with scores, outputs are regression"),
+        (CLASSES, None, {"threshold": 0.3}, ValueError, "threshold=0.3 is of use with scores, outputs are multiclass"),
+        (SCORES, LABELS, {"threshold": math.nan}, ValueError, "threshold must be a finite number, got nan"),
+        (SCORES, LABELS, {"threshold": True}, ValueError, "threshold must be a finite number, got True"),
+        (SCORES * 9, WORDS, {}, ValueError, "labels must be numbers where outputs are regression, got categorical"),
     ],
 )  # fmt: skip
 def test_outputs_that_do_not_fit(
@@ -210,7 +246,99 @@ def test_outputs_that_contradict_themselves() -> None:
         Outputs("class", outputs.columns)
     with pytest.raises(ValueError, match="classes must be those of multiclass"):
         Outputs("score", outputs.columns, (0, 1))
-    with pytest.raises(ValueError, match="ascending up to infinity"):
-        Outputs("score", outputs.columns, calibration=outputs.calibration[::-1])
-    with pytest.raises(ValueError, match="positives must be from 0 to rows, got 3 of 2"):
-        CalibrationBin(1.0, 0.5, 3, 2)
+    with pytest.raises(ValueError, match="calibration must be of kind 'score', got 'regression'"):
+        Outputs("regression", _outputs(SCORES * 9).columns, calibration=outputs.calibration)
+    with pytest.raises(ValueError, match=r"calibration must have an edge just below the threshold 0\.3"):
+        replace(outputs, threshold=0.3)
+    with pytest.raises(ValueError, match="threshold must be a finite number, got inf"):
+        replace(outputs, threshold=math.inf)
+    several = _outputs(CLASSES, np.arange(ROWS) % 3)
+    with pytest.raises(ValueError, match="calibrations must be one per class, 3, got 2"):
+        replace(several, calibrations=several.calibrations[:2])
+
+
+@pytest.mark.parametrize(
+    ("labels", "options", "expected"),
+    [
+        (LABELS, {}, None),
+        (LABELS == 1, {}, None),
+        (LABELS * 2 - 1, {}, 1),
+        (WORDS, {"positive_class": "yes"}, "yes"),
+        (LABELS, {"positive_class": np.int64(1)}, 1),
+        (None, {"positive_class": "yes"}, "yes"),
+    ],
+)
+def test_the_positive_class_is_kept(labels: Any, options: dict[str, Any], expected: Any) -> None:
+    """Late labels are read as the reference's were: its positive class is in the profile, as a plain value."""
+    found = _outputs(SCORES, labels, **options)
+    assert found.positive_class == expected
+    assert type(found.positive_class) is type(expected)
+    assert _outputs(TWO, WORDS).positive_class == "yes"
+
+
+def test_calibrations_of_several_classes() -> None:
+    """Every class against the rest, in its own bins, with the rows on which it was chosen; unknown labels left out."""
+    labels = np.array([RNG.choice(3, p=row) for row in CLASSES]).astype(object)
+    labels[:7] = None
+    outputs = _outputs(CLASSES, labels)
+    assert len(outputs.calibrations) == 3
+    chosen = CLASSES.argmax(axis=1)
+    for index, part in enumerate(outputs.calibrations):
+        assert len(part.uppers) == 50
+        assert sum(part.rows) == ROWS - 7
+        lower = -math.inf
+        for place, upper in enumerate(part.uppers):
+            inside = (CLASSES[:, index] > lower) & (CLASSES[:, index] <= upper) & (np.arange(ROWS) >= 7)
+            lower = upper
+            positive = inside & (labels == index)
+            assert part.rows[place] == np.count_nonzero(inside)
+            assert part.positives[place] == np.count_nonzero(positive)
+            assert part.chosen_rows[place] == np.count_nonzero(inside & (chosen == index))
+            assert part.chosen_positives[place] == np.count_nonzero(positive & (chosen == index))
+    order = RNG.permutation(ROWS)
+    assert _outputs(CLASSES[order], labels[order]) == outputs
+    assert _outputs(CLASSES).calibrations == ()
+    assert _outputs(CLASSES, np.resize(["a", "b"], ROWS)).calibrations == ()
+
+
+def test_many_classes_have_fewer_bins() -> None:
+    """The bins of all classes together stay under a thousand and some; beyond a hundred classes there are none."""
+    for classes, bins in ((20, 50), (40, 25), (100, 10), (101, 0)):
+        matrix = RNG.dirichlet(np.ones(classes), ROWS)
+        found = _outputs(matrix, np.arange(ROWS) % classes).calibrations
+        assert len(found) == (classes if bins else 0)
+        assert {len(part.uppers) for part in found} == ({bins} if bins else set())
+
+
+def test_errors_of_a_regression() -> None:
+    """Rows, absolute, squared and signed errors by bin of the prediction, as NumPy has them; NaN is left out."""
+    values = RNG.normal(50, 20, ROWS)
+    labels = values + RNG.normal(1, 3, ROWS)
+    labels[:5] = np.nan
+    errors = _outputs(values, labels).errors
+    assert errors is not None
+    assert len(errors.uppers) == 20
+    assert sum(errors.rows) == ROWS - 5
+    lower = -math.inf
+    for place, upper in enumerate(errors.uppers):
+        inside = (values > lower) & (values <= upper) & ~np.isnan(labels)
+        lower = upper
+        error = (values - labels)[inside]
+        assert errors.rows[place] == error.size
+        assert errors.absolute[place] == pytest.approx(np.abs(error).mean(), rel=1e-6)
+        assert errors.squared[place] == pytest.approx(np.square(error).mean(), rel=1e-6)
+        assert errors.signed[place] == pytest.approx(error.mean(), abs=1e-6 * np.abs(error).mean())
+    order = RNG.permutation(ROWS)
+    assert _outputs(values[order], labels[order]).errors == errors
+    assert _outputs(values).errors is None
+    assert _outputs(values, np.where(np.arange(ROWS) < 3, 1e300, labels)).errors is not None
+
+
+def test_errors_that_contradict_themselves() -> None:
+    """Error bins whose fields do not fit cannot be made."""
+    with pytest.raises(ValueError, match="uppers must ascend to infinity"):
+        ErrorBins((1.0,), (1,), (1.0,), (1.0,), (0.0,))
+    with pytest.raises(ValueError, match="absolute must be finite and not negative"):
+        ErrorBins((math.inf,), (1,), (-1.0,), (1.0,), (0.0,))
+    with pytest.raises(ValueError, match="signed must be one per bin, 1, got 2"):
+        ErrorBins((math.inf,), (1,), (1.0,), (1.0,), (0.0, 1.0))

@@ -134,10 +134,10 @@ def test_fractions_of_a_second_are_refused() -> None:
 
 
 def test_which_rules_must_be_said(capsys: pytest.CaptureFixture[str]) -> None:
-    """`otel-mlobs rules` alone names the option it needs."""
+    """`otel-mlobs rules` alone names the options of which it needs one."""
     with pytest.raises(SystemExit, match="2"):
         cli.main(["rules"])
-    assert "--drift" in capsys.readouterr().err
+    assert "--drift --outcomes is required" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -171,6 +171,10 @@ def test_labels_are_split_at_commas() -> None:
         (semconv.PROFILE_ROWS, "mlobs_profile_rows"),
         (semconv.OPERATION_DURATION, "mlobs_operation_duration_seconds"),
         (semconv.OPERATION_ERRORS, "mlobs_operation_errors_total"),
+        (semconv.OUTCOMES, "mlobs_outcomes_total"),
+        (semconv.OUTCOME_SQUARED_ERROR, "mlobs_outcome_squared_error_total"),
+        (semconv.OUTCOME_DELAY, "mlobs_outcome_delay_seconds"),
+        (semconv.PERFORMANCE_RELIABLE, "mlobs_performance_reliable_ratio"),
         (semconv.Metric("a.duration.seconds", "gauge", "s", "", ()), "a_duration_seconds"),
         (semconv.Metric("hw.temperature", "gauge", "Cel", "", ()), "hw_temperature_celsius"),
         (semconv.Metric("hw.energy", "counter", "J", "", ()), "hw_energy_joules_total"),

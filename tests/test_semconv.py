@@ -6,6 +6,7 @@ import json
 import re
 import typing
 
+from opentelemetry.semconv._incubating.attributes import feature_flag_attributes
 from opentelemetry.semconv.attributes import error_attributes, exception_attributes
 
 from otel_mlobs import semconv
@@ -16,7 +17,8 @@ def test_names_are_namespaced_and_unique() -> None:
     keys = {attribute.key for span in semconv.SPANS for attribute in span.attributes}
     keys |= {attribute.key for attribute in semconv.COMMON_ATTRIBUTES}
     assert error_attributes.ERROR_TYPE in keys
-    for key in keys - {error_attributes.ERROR_TYPE}:
+    assert feature_flag_attributes.FEATURE_FLAG_RESULT_VARIANT in keys
+    for key in keys - {error_attributes.ERROR_TYPE, feature_flag_attributes.FEATURE_FLAG_RESULT_VARIANT}:
         assert re.fullmatch(r"mlobs(\.[a-z][a-z_]*)+", key), key
     names = [metric.name for metric in semconv.METRICS]
     assert len(set(names)) == len(names)
@@ -58,7 +60,11 @@ def test_labels_are_bounded() -> None:
         "mlobs.operation.name", "mlobs.model.name", "mlobs.model.version", "mlobs.feature_view.name",
         "mlobs.feature_store.name", "mlobs.candidate.source", "error.type", "mlobs.internal.component",
         "mlobs.profile.id", "mlobs.feature.name", "mlobs.prediction.output", "mlobs.bin", "mlobs.score",
-        "mlobs.drift.method",
+        "mlobs.drift.method", "feature_flag.result.variant", "mlobs.outcome.cell", "mlobs.outcome.class",
+        "mlobs.outcome.label", "mlobs.outcome.labelled", "mlobs.outcome.result", "mlobs.outcome.direction",
+        "mlobs.currency", "mlobs.performance.metric", "mlobs.performance.bound", "mlobs.outcome.store.kind",
+        "mlobs.outcome.store.reason", "mlobs.ranking.event", "mlobs.ranking.position", "mlobs.agreement.result",
+        "mlobs.shadow.version", "mlobs.feature.result", "mlobs.feature.value", "mlobs.input.violation",
     }  # fmt: skip
     assert {attribute.key for metric in semconv.METRICS for attribute in metric.attributes} == allowed
     assert "error.type" not in {attribute.key for attribute in semconv.OPERATION_ERRORS.attributes}

@@ -115,6 +115,7 @@ SOURCES: list[tuple[str, Any, tuple[str, str, Any] | None, str, Any, Any, Any]] 
         lambda s: s.metric_interval,
     ),
     ("latency_objective", 0.1, None, "0.2", 0.2, 0.08, lambda s: s.latency_objective),
+    ("feature_age_objective", "15m", None, "'2h'", 7200, None, lambda s: s.feature_age_objective),
     ("exception_messages", True, None, "true", True, False, lambda s: s.exception_messages),
     *(
         (
@@ -157,6 +158,7 @@ ARGUMENTS_MEANING = {
     "traces_endpoint": "http://a:1/v1/traces",
     "metrics_endpoint": "http://a:1/api/v1/otlp/v1/metrics",
     "resource_attributes": "a",
+    "feature_age_objective": 900.0,
     "headers": "a",
 }
 
@@ -381,6 +383,7 @@ def test_disabled_follows_the_variable() -> None:
         ({"backend": "file", "path": "/tmp/\0"}, ["path=", "no file's name"]),
         ({"backend": "file", "path": b"/tmp/x"}, ["path="]),
         ({"latency_objective": -0.1}, ["latency_objective"]),
+        ({"feature_age_objective": "soon"}, ["feature_age_objective", '"7d"', "'soon'"]),
         ({"sampling_ratio": 1.5}, ["sampling_ratio", "from 0 to 1", "1.5"]),
         ({"logs": "yes"}, ["logs must be true or false, got 'yes'"]),
         ({"exception_messages": 1}, ["exception_messages must be true or false"]),

@@ -296,6 +296,49 @@ def test_calibration_leaves_out_rows_without_label_or_score(write: Write) -> Non
         sql.calibrate(table, "score", "label", (0.5,), 1)
 
 
+@pytest.mark.parametrize("options", [{}, {"threshold": 0.2}, {"positive_class": 0, "threshold": 0.9}])
+def test_a_table_gives_the_calibration_that_arrays_give(write: Write, options: dict[str, Any]) -> None:
+    """Edges, positives and rows of a hundred bins are the same, mean scores to nine digits, and so is the id."""
+    columns = {name: values for name, values in _columns().items() if name in ("score", "label", "flag")}
+    table = Profile.fit(write(columns), outputs="score", labels="label", model="m", **options)
+    arrays = Profile.fit(columns, outputs="score", labels="label", model="m", **options)
+    _assert_same(table, arrays)
+    assert table.outputs is not None
+    assert arrays.outputs is not None
+    mine, theirs = table.outputs.calibration, arrays.outputs.calibration
+    assert mine is not None
+    assert theirs is not None
+    assert len(mine.uppers) == 100
+    assert (mine.uppers, mine.positives, mine.rows) == (theirs.uppers, theirs.positives, theirs.rows)
+    assert mine.mean_scores == pytest.approx(theirs.mean_scores, rel=1e-9)
+    assert (table.outputs.threshold, table.outputs.positive_class) == (
+        arrays.outputs.threshold,
+        arrays.outputs.positive_class,
+    )
+
+
+def test_a_table_gives_the_errors_that_arrays_give(write: Write) -> None:
+    """A regression's error bins are the same, and so is the id; what is missing or not finite is left out."""
+    columns = {"value": _columns()["normal"] * 40, "label": _columns()["normal"] * 40}
+    rng = np.random.default_rng(11)
+    columns["label"] = columns["label"] + rng.normal(0, 5, len(columns["label"]))
+    columns["label"][:9] = [math.nan, math.inf, -math.inf, 1e300, -1e300, 1e308, 0.0, 1.0, math.nan]
+    columns["x"] = rng.normal(size=len(columns["label"]))
+    table = Profile.fit(write(columns), outputs="value", labels="label", model="m")
+    arrays = Profile.fit(columns, outputs="value", labels="label", model="m")
+    _assert_same(table, arrays)
+    assert table.outputs is not None
+    assert arrays.outputs is not None
+    mine, theirs = table.outputs.errors, arrays.outputs.errors
+    assert mine is not None
+    assert theirs is not None
+    assert len(mine.uppers) == 20
+    assert (mine.uppers, mine.rows) == (theirs.uppers, theirs.rows)
+    assert sum(mine.rows) == len(columns["label"]) - 7
+    for field in ("absolute", "squared", "signed"):
+        assert getattr(mine, field) == pytest.approx(getattr(theirs, field), rel=1e-9, abs=1e-9)
+
+
 def test_shards_merge_to_the_whole(write: Write) -> None:
     """Profiles of three parts with the bins of the whole, merged, are the profile of the whole."""
     columns = _columns()

@@ -30,6 +30,8 @@ OTHER = "other"
 SPECIALS = 2
 """Cells behind the value cells: missing, and nonfinite or other."""
 
+ANY = (-math.inf, math.inf)
+"""The range of a column whose values may be any."""
 _BLOCK = 32_768
 _SCRATCH = 131_072
 _TILE = 256
@@ -236,8 +238,11 @@ class MatrixCounter:
     the layout of everything in :mod:`otel_mlobs.core`.
     """
 
-    def __init__(self, columns: Sequence[Bins]) -> None:
+    def __init__(self, columns: Sequence[Bins], ranges: Sequence[tuple[float, float]] = ()) -> None:
+        """``ranges`` are the lowest and the highest finite value that the first columns should have; -inf, inf: any."""
         self.columns = tuple(columns)
+        self._ranges = [*ranges, *[ANY] * (len(self.columns) - len(ranges))]
+        self._limits = [_boxed(one) for one in self._ranges]
         self.width = max((bins.values for bins in self.columns), default=0) + SPECIALS
         self.shape = (len(self.columns), self.width)
         self._edges = [_boxed(bins.edges) if bins.kind == "numeric" else [] for bins in self.columns]
@@ -251,18 +256,21 @@ class MatrixCounter:
         """Add ``counts`` of the feature at ``index``, one per cell, to its row of ``table``."""
         table[index, self._cells[index]] += counts
 
-    def count(self, matrix: NDArray[Any], table: Counts, columns: Sequence[int] | None = None) -> None:
+    def count(self, matrix: NDArray[Any], table: Counts, columns: Sequence[int] | None = None) -> list[tuple[int, int]]:
         """Count ``matrix`` (rows, columns; any real dtype, any strides) into ``table``.
 
-        ``columns`` says which feature each column of the matrix is; the profile's order unless given.
+        ``columns`` says which feature each column of the matrix is; the profile's order unless given. Returns features
+        that have finite values outside their range, and how many; a feature may come more than once.
         """
         which = range(len(self.columns)) if columns is None else columns
         rows, width = matrix.shape
-        if not width:
-            return
+        outside: list[tuple[int, int]] = []
+        if not (rows and width):
+            return outside
         size = max(1, min(rows, _BLOCK, _SCRATCH // max(width, 1)))
         scratch = np.empty((width, size))
         compared = np.empty(size, np.bool_)
+        count_nonzero, less, greater = np.count_nonzero, np.less, np.greater
         counted = np.zeros(sum(len(self._cells[index]) for index in which), np.int64)
         with np.errstate(all="ignore"):
             for start in range(0, rows, size):
@@ -271,16 +279,36 @@ class MatrixCounter:
                 for row in range(0, len(block), _TILE):  # turned round tile by tile, which the caches prefer
                     tile = block[row : row + _TILE]
                     part[:, row : row + len(tile)] = tile.T
-                finite = math.isfinite(np.add.reduce(part, axis=None))
+                lowest, highest = np.minimum.reduce(part, axis=1).tolist(), np.maximum.reduce(part, axis=1).tolist()
                 counts: list[int] = []
                 for position, index in enumerate(which):
                     if self.columns[index].kind == "numeric":
-                        edges = self._edges[index]
-                        counts += _counts_of_block(part[position], edges, compared[: len(block)], finite=finite)
+                        least, most = lowest[position], highest[position]  # NaN where there is one: not in any range
+                        column, edges, mask = part[position], self._edges[index], compared[: len(block)]
+                        found = _counts_of_block(column, edges, mask, finite=math.isfinite(most - least))
+                        counts += found
+                        low, high = self._ranges[index]
+                        if not low <= least <= most <= high and low > -math.inf:
+                            times = -found[-1]  # infinities are beyond a limit, too
+                            if not least >= low:
+                                times += count_nonzero(less(column, self._limits[index][0], mask))
+                            if not most <= high:
+                                times += count_nonzero(greater(column, self._limits[index][1], mask))
+                            if times:
+                                outside.append((index, int(times)))
                     else:
                         counts += _count_codes(block[:, position], self.columns[index]).tolist()
                 counted += counts
         table.reshape(-1)[np.concatenate([index * self.width + self._cells[index] for index in which])] += counted
+        return outside
+
+
+def count_outside(values: NDArray[np.float64], limits: tuple[float, float]) -> int:
+    """How many finite values (1-D) lie outside of ``limits``."""
+    low, high = limits
+    with np.errstate(invalid="ignore"):
+        beyond = np.count_nonzero(values < low) + np.count_nonzero(values > high)
+        return int(beyond - np.count_nonzero(np.isinf(values))) if beyond else 0
 
 
 def numeric_edges(quantiles: Iterable[float], minimum: float, maximum: float) -> tuple[float, ...]:

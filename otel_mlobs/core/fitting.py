@@ -4,30 +4,35 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from otel_mlobs.core.binning import Bins, numeric_edges
-from otel_mlobs.core.outputs import LABELS, VALUES, Answers, read_answers
-from otel_mlobs.core.profile import CalibrationBin, Column, Outputs, Profile
-from otel_mlobs.core.reading import Columns, as_column, equal
+from otel_mlobs.core.answers import build_outputs, column_names, find_answers
+from otel_mlobs.core.binning import Bins, is_missing, numeric_edges
+from otel_mlobs.core.calibrating import middle, shortened
+from otel_mlobs.core.embeddings import MEASURES, fit_embedding
+from otel_mlobs.core.profile import Column, Profile
+from otel_mlobs.core.reading import Columns
 from otel_mlobs.core.sources import open_columns
 from otel_mlobs.tables import Cells, Question
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
+    from otel_mlobs.core.answers import Answered
     from otel_mlobs.core.binning import Category
-    from otel_mlobs.core.profile import OutputKind
+    from otel_mlobs.core.embeddings import Embedding
+    from otel_mlobs.core.profile import OutputKind, Outputs
     from otel_mlobs.core.sources import Progress, Source
     from otel_mlobs.tables import Counted, Described, Kind
 
 RARE = 20
 """Feature values on fewer rows than this have no cell and no name in the profile: they may point at a person."""
-CALIBRATION_BINS = 20
+_POSITION_DIGITS = 12
 _IDENTIFIER_DISTINCT = 100
 _INFINITE = (math.inf, -math.inf)
 _MOST_BINS = 100
@@ -42,7 +47,7 @@ class _Wanted:
     kind: Kind
     bins: Bins | None = None
     rare: int = 1
-    calibrated: bool = False
+    levels: tuple[Fraction, ...] = ()
     any_text: bool = True
 
 
@@ -51,15 +56,10 @@ class _Settings:
     bins: int
     most: int
 
-    def levels(self, wanted: _Wanted) -> tuple[Fraction, ...]:
-        """The quantiles that edges are made from, and behind them those of the calibration curve."""
-        own = [Fraction(part, self.bins) for part in range(1, self.bins)]
-        curve = [Fraction(part, CALIBRATION_BINS) for part in range(1, CALIBRATION_BINS)] if wanted.calibrated else []
-        return (*own, *curve)
-
     def question(self, wanted: _Wanted) -> Question:
-        if wanted.kind == "numeric":
-            return Question(wanted.name, "numeric", self.levels(wanted))
+        if wanted.kind == "numeric":  # the quantiles that edges are made from, and what else is wanted behind them
+            own = (Fraction(part, self.bins) for part in range(1, self.bins))
+            return Question(wanted.name, "numeric", (*own, *wanted.levels))
         return Question(wanted.name, wanted.kind, most=self.most)
 
     def choose(self, wanted: _Wanted, described: Described) -> Bins:
@@ -94,14 +94,10 @@ def build_column(name: str, bins: Bins, described: Described, counted: Counted) 
         mean=described.mean,
         std=0.0 if low is not None and low == high else std,  # a database's sum of squares may leave a trace
         positions=tuple(
-            _middle(bins.edges, cell) if mean is None else _short(mean) for cell, mean in enumerate(counted.means)
+            middle(bins.edges, cell) if mean is None else shortened(mean, _POSITION_DIGITS)
+            for cell, mean in enumerate(counted.means)
         ),
     )  # fmt: skip
-
-
-def _short(mean: float) -> float:
-    """A cell's mean to twelve digits: all that it is good for, in a file that is to stay small."""
-    return float(f"{mean:.12g}")
 
 
 def _outward(value: float, towards: float) -> float:
@@ -113,12 +109,6 @@ def _outward(value: float, towards: float) -> float:
     if (float(single) > value) if towards < 0 else (float(single) < value):
         single = np.nextafter(single, np.float32(towards))
     return float(single)
-
-
-def _middle(edges: Sequence[float], cell: int) -> float:
-    """Where an empty cell is thought to lie: between its edges, or at the one it has."""
-    around = edges[max(cell - 1, 0) : cell + 1]
-    return sum(edge / len(around) for edge in around) if around else 0.0
 
 
 def fit(
@@ -137,35 +127,86 @@ def fit(
     max_categories: int,
     like: Profile | None,
     progress: Progress | None,
+    threshold: float | None,
+    embeddings: Mapping[str, Any] | None,
 ) -> Profile:
     """See :meth:`otel_mlobs.core.profile.Profile.fit`."""
     categorical, exclude = _listed("categorical", categorical), _listed("exclude", exclude)
     features = None if features is None else _listed("features", features)
     _check_options(bins, max_categories, output_kind, model, version)
-    if outputs is None and (labels is not None or positive_class is not None or output_kind is not None):
-        raise ValueError("labels=, positive_class= and output_kind= say something about outputs=: give it, too")
+    _check_threshold(threshold)
+    positive_class = positive_class.item() if isinstance(positive_class, np.generic) else positive_class
+    if positive_class is not None and (not isinstance(positive_class, (str, int, float)) or is_missing(positive_class)):
+        raise ValueError(f"positive_class must be a label, text, a number or a boolean, got {positive_class!r}")
+    if outputs is None and any(one is not None for one in (labels, positive_class, output_kind, threshold)):
+        raise ValueError(
+            "labels=, positive_class=, output_kind= and threshold= say something about outputs=: give it, too"
+        )
     if like is not None:
         _check_like(like, model, version, features, categorical, exclude, outputs)
         version = like.version
         if like.outputs is not None:
             output_kind = _agreed_kind(like.outputs, output_kind)
-    source = open_columns(data, features or (like.names if like is not None else None))
-    apart = [] if outputs is None else [*_column_names(source, outputs), *_column_names(source, labels)]
-    names = _chosen(source.names, features or (list(like.names) if like else None), categorical, exclude, apart)
+    vectors = _check_embeddings(embeddings, like)
+    plain = None if like is None else list(like.names[: len(like.names) - len(MEASURES) * len(vectors)])
+    source = open_columns(data, features or plain)
+    apart = [] if outputs is None else [*column_names(source, outputs), *column_names(source, labels)]
+    held = [name for name in source.names if name not in vectors]
+    names = _chosen(held, features or plain, categorical, exclude, apart)
+    if not names and not vectors:
+        raise ValueError("no feature is left: a profile needs at least one")
     source.only(list(dict.fromkeys([*names, *apart])))
     if isinstance(source, Columns) and not source.rows:
         raise ValueError("data has no rows: a profile needs some")
     wanted = _features(source, names, categorical, like)
     settings = _Settings(bins, max_categories)
-    answers = None if outputs is None else _answers(source, outputs, labels, output_kind, positive_class, like)
+    answers = None if outputs is None else find_answers(source, outputs, labels, output_kind, positive_class, like)
     work = [(source, wanted)]
     if answers is not None:
         ours = _wanted_outputs(answers, like)
         work = [(source, [*wanted, *ours])] if answers.source is source else [*work, (answers.source, ours)]
+    measured, references = _measured(source, vectors, like)
+    if vectors:
+        work.append((measured, _features(measured, measured.names, (), like)))
     found = _fit_columns(work, settings, like is not None, progress)
     columns = tuple(found[id(source), name][0] for name in names)
-    fitted = None if answers is None else _outputs(answers, found, settings, like)
-    return Profile(model, version, columns, fitted, columns[0].rows)
+    columns += tuple(found[id(measured), name][0] for name in measured.names)
+    fitted = None
+    if answers is not None:
+        of = {name: found[id(answers.source), name] for name in answers.columns}
+        curve = of[answers.columns[0]][1].quantiles[bins - 1 :]
+        reference = None if like is None else like.outputs
+        fitted = build_outputs(answers, of, curve, max_categories, threshold, reference)
+    return Profile(model, version, columns, fitted, columns[0].rows, references)
+
+
+def _check_embeddings(embeddings: Mapping[str, Any] | None, like: Profile | None) -> Mapping[str, Any]:
+    given = {} if embeddings is None else embeddings
+    if not isinstance(given, Mapping):
+        raise TypeError(f"embeddings must be vectors by name, as {{'user': array}}, got {type(given).__name__}")
+    if like is not None and list(given) != [one.name for one in like.embeddings]:
+        names = [one.name for one in like.embeddings]
+        raise ValueError(f"embeddings must be those of the profile in like=, {names}, got {list(given)}")
+    return given
+
+
+def _measured(
+    source: Source, vectors: Mapping[str, Any], like: Profile | None
+) -> tuple[Columns, tuple[Embedding, ...]]:  # fmt: skip
+    """The embeddings' features as columns, and their references."""
+    if vectors and not isinstance(source, Columns):
+        raise TypeError("embeddings need the rows in memory, got a table in a database")
+    rows = source.rows if isinstance(source, Columns) else 0
+    references: list[Embedding] = []
+    columns: dict[str, Any] = {}
+    for place, (name, given) in enumerate(vectors.items()):
+        embedding, measures = fit_embedding(name, given, like.embeddings[place] if like is not None else None)
+        if len(measures) != rows:
+            found = len(measures)
+            raise ValueError(f"embedding {name!r} must have one vector per row of the data, {rows}, got {found}")
+        references.append(embedding)
+        columns.update(zip(embedding.features, measures.T, strict=True))
+    return Columns(tuple(columns), rows, columns), tuple(references)
 
 
 def _listed(what: str, names: Sequence[str]) -> list[str]:
@@ -196,6 +237,14 @@ def _check_options(bins: int, most: int, kind: OutputKind | None, model: str, ve
         raise ValueError(f"version must be text or None, got {version!r}")
 
 
+def _check_threshold(threshold: float | None) -> None:
+    if threshold is None:
+        return
+    number = not isinstance(threshold, bool) and isinstance(threshold, (int, float, np.integer, np.floating))
+    if not number or not math.isfinite(threshold):
+        raise ValueError(f"threshold must be a finite number, got {threshold!r}")
+
+
 def _check_like(
     like: Profile, model: str, version: str | None, features: Sequence[str] | None, categorical: Sequence[str],
     exclude: Sequence[str], outputs: Any,
@@ -218,17 +267,6 @@ def _agreed_kind(reference: Outputs, given: OutputKind | None) -> OutputKind:
     return reference.kind
 
 
-def _column_names(source: Source, given: Any) -> list[str]:
-    """The columns of the data that ``given`` names, if it is names rather than values."""
-    if isinstance(given, str):
-        if given not in source.names:
-            raise ValueError(f"no column {given!r} in the data, which has {list(source.names)}")
-        return [given]
-    if isinstance(given, (list, tuple)) and given and all(isinstance(name, str) for name in given):
-        return list(given) if set(given) <= set(source.names) else []
-    return []
-
-
 def _chosen(
     names: Sequence[str], features: Sequence[str] | None, categorical: Sequence[str], exclude: Sequence[str],
     apart: Sequence[str],
@@ -242,8 +280,6 @@ def _chosen(
     unknown = [name for name in categorical if name not in chosen]
     if unknown:
         raise ValueError(f"categorical names {unknown}, which are no features; those are {chosen}")
-    if not chosen:
-        raise ValueError("no feature is left: a profile needs at least one")
     return chosen
 
 
@@ -278,68 +314,7 @@ def _raise_all(problems: Mapping[str, str]) -> None:
     raise ValueError(f"{len(lines)} columns cannot be profiled:\n  " + "\n  ".join(lines))
 
 
-@dataclass(frozen=True)
-class _Answered:
-    """Where outputs are read from: columns of ``source``, by what they are called there."""
-
-    source: Source
-    columns: tuple[str, ...]
-    kind: OutputKind | None
-    label: str | None
-    classes: tuple[Category, ...]
-    positive: Category | None
-
-
-def _answers(
-    source: Source, outputs: Any, labels: Any, kind: OutputKind | None, positive: Category | None, like: Profile | None
-) -> _Answered:
-    if not isinstance(source, Columns):
-        for what, given in (("outputs", outputs), ("labels", labels)):
-            if given is not None and not isinstance(given, str):
-                raise TypeError(f"{what} of a table in a database must be a column's name, got {type(given).__name__}")
-        answered = _Answered(source, (outputs,), kind, labels, (), positive)
-    else:
-        classes = like.outputs.classes if like is not None and like.outputs is not None else ()
-        named = _column_names(source, outputs)
-        if len(named) > 1:
-            classes = classes or tuple(named)
-            outputs = {name: source.array(name) for name in named}
-            outputs = np.column_stack([as_column(values).astype(float) for values in outputs.values()])
-        elif named:
-            outputs = source.array(named[0])
-        labelled = _column_names(source, labels) if isinstance(labels, str) else []
-        values = source.array(labelled[0]) if labelled else labels
-        read: Answers = read_answers(outputs, values, source.rows, kind, positive, classes)
-        columns = ("class", "confidence", "entropy") if read.kind == "multiclass" else (VALUES,)
-        label = None if labels is None else LABELS
-        answered = _Answered(read.columns, columns, read.kind, label, read.classes, read.positive)
-    return _settled(answered, positive)
-
-
-def _settled(answered: _Answered, positive: Category | None) -> _Answered:
-    """The same, with the kind as far as the columns' types decide it."""
-    if answered.kind == "multiclass":
-        if positive is not None:
-            raise ValueError(f"positive_class={positive!r} is of use with scores, outputs are multiclass")
-        if len(answered.columns) == 1:
-            raise ValueError("output_kind='multiclass' needs a column per class, got one column")
-        return answered
-    (name,) = answered.columns
-    found = answered.source.types([name])[name]
-    if found.kind is None:
-        what = found.problem.partition(";")[0]
-        raise ValueError(f"outputs must be numbers, text or booleans, one per row: column {name!r} {what}")
-    kind = answered.kind
-    if kind is None and (found.kind != "numeric" or found.integer):
-        kind = "class"
-    if kind in ("score", "regression") and found.kind == "categorical":
-        raise ValueError(f"outputs must be numbers with output_kind={kind!r}, got {found.kind} values")
-    if kind in ("class", "regression") and positive is not None:
-        raise ValueError(f"positive_class={positive!r} is of use with scores, outputs are {kind}")
-    return replace(answered, kind=kind)
-
-
-def _wanted_outputs(answered: _Answered, like: Profile | None) -> list[_Wanted]:
+def _wanted_outputs(answered: Answered, like: Profile | None) -> list[_Wanted]:
     fixed: dict[str, Bins] = {}
     if like is not None and like.outputs is not None:
         fixed = {name: column.bins for name, column in zip(answered.columns, like.outputs.columns, strict=True)}
@@ -354,7 +329,7 @@ def _wanted_outputs(answered: _Answered, like: Profile | None) -> list[_Wanted]:
         boolean = answered.source.types([name])[name].kind == "boolean"
         kind: Kind = fixed[name].kind if fixed else "boolean" if boolean else "categorical"
         return [_Wanted(name, kind, fixed.get(name), any_text=bool(fixed))]
-    return [_Wanted(name, "numeric", fixed.get(name), calibrated=answered.label is not None)]
+    return [_Wanted(name, "numeric", fixed.get(name), levels=() if fixed else answered.levels)]
 
 
 _Found = dict[tuple[int, str], tuple[Column, "Described"]]
@@ -406,71 +381,3 @@ def _identifiers(wanted: Sequence[_Wanted], described: Mapping[str, Described]) 
             found = f"{answer.distinct} distinct values on {answer.rows - answer.missing} rows"
             problems[one.name] = f"looks like an identifier: {found}; {instead}"
     return problems
-
-
-def _outputs(answered: _Answered, found: _Found, settings: _Settings, like: Profile | None) -> Outputs:
-    source = answered.source
-    if answered.kind == "multiclass":
-        columns = tuple(found[id(source), name][0] for name in answered.columns)
-        if like is None:
-            columns = (_with_all_classes(columns[0], answered.classes, settings.most), *columns[1:])
-        return Outputs("multiclass", columns, answered.classes)
-    (name,) = answered.columns
-    column, described = found[id(source), name]
-    kind = answered.kind
-    if kind is None:
-        low, high = described.minimum, described.maximum
-        kind = "score" if low is not None and high is not None and low >= 0 and high <= 1 else "regression"
-    column = replace(column, name={"score": "score", "class": "class", "regression": "value"}[kind])
-    if kind != "score":
-        if answered.positive is not None:
-            raise ValueError(f"positive_class={answered.positive!r} is of use with scores, outputs are {kind}")
-        return Outputs(kind, (column,))
-    return Outputs(kind, (column,), calibration=_calibration(answered, described, settings, like))
-
-
-def _with_all_classes(column: Column, classes: Sequence[Category], most: int) -> Column:
-    """The column of predicted classes with cells also for those never predicted, last."""
-    seen = column.bins.categories
-    unseen = tuple(name for name in classes if name not in seen)[: most - len(seen)]
-    counts = (*column.counts[:-2], *(0 for _ in unseen), *column.counts[-2:])
-    return Column("class", Bins("categorical", categories=(*seen, *unseen)), counts)
-
-
-def _calibration(
-    answered: _Answered, described: Described, settings: _Settings, like: Profile | None
-) -> tuple[CalibrationBin, ...]:
-    reference = like.outputs.calibration if like is not None and like.outputs is not None else None
-    if answered.label is None:
-        return ()
-    if reference is not None and not reference:
-        raise ValueError("labels are given, but the profile in like= was fitted without: leave them out")
-    labels = answered.source.labels_of(answered.label)
-    positive = _positive(labels, answered.positive)
-    if reference is not None:
-        uppers = tuple(part.upper for part in reference[:-1])
-    else:
-        uppers = _edges(described.quantiles[settings.bins - 1 :], described)
-    if described.minimum is None and not uppers:
-        return ()
-    parts = answered.source.calibrate(answered.columns[0], answered.label, uppers, positive)
-    if answered.positive is not None and like is None and not any(part.positives for part in parts):
-        raise ValueError(f"positive_class must be one of the labels, such as {list(labels)}, got {answered.positive!r}")
-    return tuple(
-        CalibrationBin(
-            upper,
-            _middle(uppers, place) if part.mean_score is None else _short(part.mean_score),
-            part.positives,
-            part.rows,
-        )
-        for place, (upper, part) in enumerate(zip((*uppers, math.inf), parts, strict=True))
-    )
-
-
-def _positive(labels: Sequence[Category], positive: Category | None) -> Category:
-    """The label that counts as positive, as it is written in the labels."""
-    if positive is None:
-        if any(isinstance(label, str) or label not in (-1, 0, 1) for label in labels) or len(labels) > 2:
-            raise ValueError(f"positive_class must say which of the labels {list(labels)} is positive")
-        positive = 1
-    return next((label for label in labels if equal(label, positive)), positive)

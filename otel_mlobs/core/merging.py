@@ -6,10 +6,13 @@ import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from otel_mlobs.core.profile import CalibrationBin, Column, Outputs, Profile
+from otel_mlobs.core.calibration import Calibration, ErrorBins
+from otel_mlobs.core.profile import Column, Profile
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from otel_mlobs.core.profile import Outputs
 
 
 def merge(one: Profile, other: Profile) -> Profile:
@@ -22,16 +25,28 @@ def merge(one: Profile, other: Profile) -> Profile:
         ("features", list(one.names), list(other.names)),
         ("kind of outputs", one.outputs and one.outputs.kind, other.outputs and other.outputs.kind),
         ("classes", one.outputs and one.outputs.classes, other.outputs and other.outputs.classes),
+        ("threshold", one.outputs and one.outputs.threshold, other.outputs and other.outputs.threshold),
+        ("positive class", one.outputs and one.outputs.positive_class, other.outputs and other.outputs.positive_class),
     ):
         if ours != theirs:
             raise ValueError(f"profiles to merge must be of the same {what}: {ours!r} and {theirs!r}")
+    if [(part.name, part.centroid) for part in one.embeddings] != [
+        (part.name, part.centroid) for part in other.embeddings
+    ]:
+        raise ValueError(
+            "profiles to merge must have the same embeddings and centroids: fit one part, then the others with like= "
+            "that one"
+        )
     columns = [_merge_columns(*pair) for pair in zip(one.columns, other.columns, strict=True)]
     features = tuple(columns[: len(one.features)])
     outputs = None
     if one.outputs is not None and other.outputs is not None:
-        calibration = _merge_calibration(one.outputs.calibration, other.outputs.calibration)
-        outputs = Outputs(one.outputs.kind, tuple(columns[len(features) :]), one.outputs.classes, calibration)
-    return Profile(one.model, one.version, features, outputs, one.rows + other.rows)
+        outputs = _merge_outputs(one.outputs, other.outputs, tuple(columns[len(features) :]))
+    embeddings = tuple(
+        replace(ours, rows=ours.rows + theirs.rows)
+        for ours, theirs in zip(one.embeddings, other.embeddings, strict=True)
+    )
+    return Profile(one.model, one.version, features, outputs, one.rows + other.rows, embeddings)
 
 
 def _merge_columns(one: Column, other: Column) -> Column:
@@ -75,19 +90,54 @@ def _pooled(ours: int, mine: float, theirs: int, yours: float) -> float:
     return mine * (ours / total) + yours * (theirs / total)
 
 
-def _merge_calibration(one: Sequence[CalibrationBin], other: Sequence[CalibrationBin]) -> tuple[CalibrationBin, ...]:
-    if not one or not other:
-        return tuple(one or other)
-    if [part.upper for part in one] != [part.upper for part in other]:
-        raise ValueError(
-            "profiles to merge must have the same calibration bins: fit one part, then the others with like= that one"
-        )
-    return tuple(
-        CalibrationBin(
-            ours.upper,
-            _pooled(ours.rows, ours.mean_score, theirs.rows, theirs.mean_score),
-            ours.positives + theirs.positives,
-            ours.rows + theirs.rows,
-        )
-        for ours, theirs in zip(one, other, strict=True)
+def _merge_outputs(one: Outputs, other: Outputs, columns: tuple[Column, ...]) -> Outputs:
+    if one.errors is not None and other.errors is not None:
+        errors: ErrorBins | None = _merge_errors(one.errors, other.errors)
+    else:
+        errors = one.errors or other.errors
+    pairs = zip(one.calibrations, other.calibrations, strict=True) if one.calibrations and other.calibrations else ()
+    return replace(
+        one,
+        columns=columns,
+        calibration=_merge_calibration(one.calibration, other.calibration),
+        calibrations=tuple(_merged(*pair) for pair in pairs) or one.calibrations or other.calibrations,
+        errors=errors,
     )
+
+
+def _merge_calibration(one: Calibration | None, other: Calibration | None) -> Calibration | None:
+    return _merged(one, other) if one is not None and other is not None else one or other
+
+
+def _merged(one: Calibration, other: Calibration) -> Calibration:
+    _check_uppers("calibration", one.uppers, other.uppers)
+    return Calibration(
+        one.uppers,
+        tuple(map(_pooled, one.rows, one.mean_scores, other.rows, other.mean_scores)),
+        _added(one.positives, other.positives),
+        _added(one.rows, other.rows),
+        _added(one.chosen_rows, other.chosen_rows),
+        _added(one.chosen_positives, other.chosen_positives),
+    )
+
+
+def _merge_errors(one: ErrorBins, other: ErrorBins) -> ErrorBins:
+    _check_uppers("error", one.uppers, other.uppers)
+    return ErrorBins(
+        one.uppers,
+        _added(one.rows, other.rows),
+        tuple(map(_pooled, one.rows, one.absolute, other.rows, other.absolute)),
+        tuple(map(_pooled, one.rows, one.squared, other.rows, other.squared)),
+        tuple(map(_pooled, one.rows, one.signed, other.rows, other.signed)),
+    )
+
+
+def _added(ours: Sequence[int], theirs: Sequence[int]) -> tuple[int, ...]:
+    return tuple(one + other for one, other in zip(ours, theirs, strict=True))
+
+
+def _check_uppers(what: str, ours: Sequence[float], theirs: Sequence[float]) -> None:
+    if ours != theirs:
+        raise ValueError(
+            f"profiles to merge must have the same {what} bins: fit one part, then the others with like= that one"
+        )

@@ -37,12 +37,14 @@ class Answers:
         kind: multiclass, or what the caller said; None where the values decide.
         classes: of multiclass outputs, in the order of the probability columns.
         positive: the class that the score is of, where the caller said so.
+        probabilities: of multiclass outputs, shape (rows, classes).
     """
 
     columns: Columns
     kind: OutputKind | None
     classes: tuple[Category, ...] = ()
     positive: Category | None = None
+    probabilities: NDArray[np.float64] | None = None
 
 
 def read_answers(
@@ -90,7 +92,7 @@ def read_answers(
     if len(names) != columns.shape[1]:
         raise ValueError(f"outputs have {columns.shape[1]} columns, the profile in like= has {len(names)} classes")
     held |= _probabilities(columns, names)
-    return Answers(Columns(tuple(held), rows, held), "multiclass", names)
+    return Answers(Columns(tuple(held), rows, held), "multiclass", names, probabilities=columns)
 
 
 def _check_length(what: str, found: int, rows: int) -> None:

@@ -12,9 +12,11 @@ from otel_mlobs.core.binning import SPECIALS
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from otel_mlobs.core.binning import Bins, Category
+    from otel_mlobs.core.calibration import Calibration, ErrorBins
+    from otel_mlobs.core.embeddings import Embedding
 
 OutputKind = Literal["score", "class", "multiclass", "regression"]
 
@@ -99,23 +101,6 @@ class Column:
 
 
 @dataclass(frozen=True)
-class CalibrationBin:
-    """Rows with a label whose score lies above the bin before and up to ``upper`` (``inf`` in the last).
-
-    ``mean_score`` of a bin without rows is the middle between its edges, or the one edge it has.
-    """
-
-    upper: float
-    mean_score: float
-    positives: int
-    rows: int
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.positives <= self.rows:
-            raise ValueError(f"calibration: positives must be from 0 to rows, got {self.positives} of {self.rows}")
-
-
-@dataclass(frozen=True)
 class Outputs:
     """The reference of a model's outputs.
 
@@ -124,16 +109,24 @@ class Outputs:
         columns: score: ``score``; class: ``class``; multiclass: ``class``, ``confidence`` (the highest probability),
             ``entropy`` (in units of its largest, from 0 to 1); regression: ``value``.
         classes: multiclass: the classes in the order of the probability columns.
-        calibration: scores with labels: how often the positive class came, by score; at most 20 bins.
+        calibration: scores with labels: how often the positive class came, by score; at most 100 bins.
+        calibrations: multiclass with labels: the same for every class against the rest; at most 50 bins each.
+        threshold: scores: from here on a score predicts the positive class.
+        positive_class: scores: the label that they are the probability of; None where labels are 0 and 1.
+        errors: regression with labels: how large the errors were, by predicted value; at most 20 bins.
 
     Raises:
-        ValueError: columns or classes are not those of the kind, or calibration bins do not ascend.
+        ValueError: columns, classes or what labels gave are not those of the kind.
     """
 
     kind: OutputKind
     columns: tuple[Column, ...]
     classes: tuple[Category, ...] = ()
-    calibration: tuple[CalibrationBin, ...] = ()
+    calibration: Calibration | None = None
+    calibrations: tuple[Calibration, ...] = ()
+    threshold: float = 0.5
+    positive_class: Category | None = None
+    errors: ErrorBins | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in _OUTPUT_COLUMNS:
@@ -143,9 +136,24 @@ class Outputs:
             raise ValueError(f"outputs: columns of kind {self.kind!r} must be {expected}, got {names}")
         if (self.kind == "multiclass") != bool(self.classes) or len(set(self.classes)) < len(self.classes):
             raise ValueError(f"outputs: classes must be those of multiclass outputs, each once, got {self.classes}")
-        uppers = [part.upper for part in self.calibration]
-        if uppers and (self.kind != "score" or uppers[-1] != math.inf or not all(a < b for a, b in pairwise(uppers))):
-            raise ValueError(f"outputs: calibration must be of scores, its bins ascending up to infinity, got {uppers}")
+        self._check_labelled()
+
+    def _check_labelled(self) -> None:
+        for what, kind, given in (
+            ("calibration", "score", self.calibration is not None),
+            ("positive_class", "score", self.positive_class is not None),
+            ("errors", "regression", self.errors is not None),
+        ):
+            if given and self.kind != kind:
+                raise ValueError(f"outputs: {what} must be of kind {kind!r}, got {self.kind!r}")
+        if self.calibrations and len(self.calibrations) != len(self.classes):
+            found = len(self.calibrations)
+            raise ValueError(f"outputs: calibrations must be one per class, {len(self.classes)}, got {found}")
+        if not math.isfinite(self.threshold):
+            raise ValueError(f"outputs: threshold must be a finite number, got {self.threshold}")
+        edge = math.nextafter(self.threshold, -math.inf)
+        if self.calibration is not None and edge not in self.calibration.uppers:
+            raise ValueError(f"outputs: calibration must have an edge just below the threshold {self.threshold}")
 
 
 @dataclass(frozen=True)
@@ -161,6 +169,7 @@ class Profile:
         features: one reference per feature, in the order in which arrays have them.
         outputs: the reference of the model's outputs, if they were given.
         rows: how many rows were counted.
+        embeddings: the reference of vectors, whose features are the last ones of ``features``.
     """
 
     model: str
@@ -168,11 +177,15 @@ class Profile:
     features: tuple[Column, ...]
     outputs: Outputs | None
     rows: int
+    embeddings: tuple[Embedding, ...] = ()
 
     def __post_init__(self) -> None:
         names = self.names
         if not names or len(set(names)) < len(names):
             raise ValueError(f"a profile's features must be one or more, each with a name of its own, got {names}")
+        derived = tuple(name for embedding in self.embeddings for name in embedding.features)
+        if names[len(names) - len(derived) :] != derived:
+            raise ValueError(f"a profile's last features must be those of its embeddings, {derived}, got {names}")
         for column in self.columns:
             if column.rows != self.rows:
                 raise ValueError(f"{column.name!r}: counts must add up to the {self.rows} rows, got {column.rows}")
@@ -222,6 +235,8 @@ class Profile:
         exclude: Sequence[str] = (),
         max_categories: int = 32,
         like: Profile | None = None,
+        threshold: float | None = None,
+        embeddings: Mapping[str, Any] | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> Profile:
         """Count ``data`` into bins chosen from its quantiles; the result does not depend on the order of the rows.
@@ -234,8 +249,10 @@ class Profile:
                 regression, text, booleans and integers classes; of two columns the second is the score, or that of
                 ``positive_class``; more columns are class probabilities. Or the name of a column of ``data`` (of a
                 table in a database: only that), or a list of names.
-            labels: what came true, or the name of a column: gives the calibration curve of scores, and the classes of
-                probability columns, in scikit-learn's order. Rows without a label are left out of the curve.
+            labels: what came true, or the name of a column: gives the calibration of scores and of class
+                probabilities, the errors of a regression, and the classes of probability columns, in scikit-learn's
+                order. Rows without a label are left out of these. Give rows that the model was not trained on: on its
+                training rows it seems better than it is.
             features: the columns to take, in this order; all but outputs' and labels' unless given.
             model: the model's name.
             version: the model's version.
@@ -246,7 +263,12 @@ class Profile:
             categorical: names of columns of numbers to be counted by value.
             exclude: names of columns to leave out.
             max_categories: cells per category column; what is rarer, or on fewer than 20 rows, is ``other``.
-            like: fit with this profile's features and bins, so that the two can be merged.
+            like: fit with this profile's features, bins and threshold, so that the two can be merged.
+            threshold: a score from here on predicts the positive class; 0.5 unless given.
+            embeddings: vectors that the model takes, by name: an array of shape (rows, components), or a column of
+                lists, of 2 to 4,096 components each. Of each its norm, its dispersion and its cosine distance to the
+                centroid are counted, as features ``name.norm``, ``name.dispersion``, ``name.distance`` behind the
+                others. Live rows are then mappings or frames that hold the vector under its name.
             progress: called with (done, total) as columns are done.
 
         Raises:
@@ -261,6 +283,7 @@ class Profile:
             data, outputs=outputs, labels=labels, features=features, model=model, version=version,
             positive_class=positive_class, output_kind=output_kind, bins=bins, categorical=categorical,
             exclude=exclude, max_categories=max_categories, like=like, progress=progress,
+            threshold=threshold, embeddings=embeddings,
         )  # fmt: skip
 
     def merge(self, other: Profile) -> Profile:

@@ -5,6 +5,7 @@ What is read is checked to the last field, since a reference that is wrong in si
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import hashlib
 import json
@@ -12,18 +13,24 @@ import math
 import os
 import secrets
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, cast
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from otel_mlobs.core.binning import Bins
-from otel_mlobs.core.profile import CalibrationBin, Column, Outputs, Profile
+from otel_mlobs.core.calibration import Calibration, ErrorBins
+from otel_mlobs.core.embeddings import Embedding
+from otel_mlobs.core.profile import Column, Outputs, Profile
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
+
+_Made = TypeVar("_Made", Calibration, ErrorBins, Embedding)
 
 FORMAT = "otel-mlobs-profile"
 VERSION = 1
 _DIGITS = 9
 """Digits of a mean that count for the id: another engine, or another order of the rows, changes the last of sixteen."""
+_CURVE_DIGITS = 7
+"""Likewise of the many means of a calibration, which is written to twelve: parts that are merged round each of them."""
 _ID_LENGTH = 12
 
 
@@ -37,8 +44,17 @@ def content_id(profile: Profile) -> str:
                 column[field] = round(column[field] / scale, _DIGITS)
             scale = max([scale, *map(abs, column["edges"])])
             column["positions"] = [round(position / scale, _DIGITS) for position in column["positions"]]
-    for part in (content["outputs"] or {}).get("calibration", ()):
-        part["mean_score"] = float(f"{part['mean_score']:.{_DIGITS}g}")
+    outputs = content["outputs"] or {}
+    for part in [*filter(None, [outputs.get("calibration")]), *outputs.get("calibrations", ())]:
+        part["mean_scores"] = [float(f"{mean:.{_CURVE_DIGITS}g}") for mean in part["mean_scores"]]
+    if "errors" in outputs:
+        errors = outputs["errors"]
+        errors["signed"] = [
+            round(mean / (size or 1.0), _CURVE_DIGITS) + 0.0
+            for mean, size in zip(errors["signed"], errors["absolute"], strict=True)
+        ]
+        for field in ("absolute", "squared"):
+            errors[field] = [float(f"{mean:.{_CURVE_DIGITS}g}") for mean in errors[field]]
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(canonical.encode()).hexdigest()[:_ID_LENGTH]
 
@@ -50,23 +66,32 @@ def _content(profile: Profile) -> dict[str, Any]:
         written = {"kind": outputs.kind, "columns": [_column(column) for column in outputs.columns]}
         if outputs.classes:
             written["classes"] = list(outputs.classes)
-        if outputs.calibration:
-            written["calibration"] = [
-                {
-                    "upper": None if math.isinf(part.upper) else part.upper,
-                    "mean_score": part.mean_score,
-                    "positives": part.positives,
-                    "rows": part.rows,
-                }
-                for part in outputs.calibration
-            ]
+        if outputs.kind == "score":
+            written["threshold"] = outputs.threshold
+            written["positive_class"] = outputs.positive_class
+        if outputs.calibration is not None:
+            written["calibration"] = _bins(outputs.calibration)
+        if outputs.calibrations:
+            written["calibrations"] = [_bins(calibration) for calibration in outputs.calibrations]
+        if outputs.errors is not None:
+            written["errors"] = _bins(outputs.errors)
     return {
         "model": profile.model,
         "version": profile.version,
         "rows": profile.rows,
         "features": [_column(column) for column in profile.features],
+        "embeddings": [
+            {"name": one.name, "rows": one.rows, "centroid": list(one.centroid)} for one in profile.embeddings
+        ],
         "outputs": written,
     }
+
+
+def _bins(binned: Calibration | ErrorBins) -> dict[str, Any]:
+    """Field by field, the last edge, infinity, as null; without the fields that only some calibrations have."""
+    written = {field.name: list(getattr(binned, field.name)) for field in dataclasses.fields(binned)}
+    written["uppers"][-1] = None
+    return {name: values for name, values in written.items() if values}
 
 
 def _column(column: Column) -> dict[str, Any]:
@@ -87,25 +112,28 @@ def to_json(profile: Profile) -> str:
     content = _content(profile)
     outputs = content["outputs"]
     head = {"format": FORMAT, "format_version": VERSION, "id": content_id(profile)}
-    fields = [f'"{name}": {_line(value)}' for name, value in head.items()]
-    fields += [f'"{name}": {_line(content[name])}' for name in ("model", "version", "rows")]
-    fields.append(f'"features": {_lines(content["features"], " ")}')
+    parts = [f'"{name}": {_line(value)}' for name, value in head.items()]
+    parts += [f'"{name}": {_line(content[name])}' for name in ("model", "version", "rows")]
+    parts.append(f'"features": {_lines(content["features"], " ")}')
+    parts.append(f'"embeddings": {_lines(content["embeddings"], " ")}')
     if outputs is None:
-        fields.append('"outputs": null')
+        parts.append('"outputs": null')
     else:
         inner = [
-            f'"{name}": {_lines(value, "  ") if name in ("columns", "calibration") else _line(value)}'
+            f'"{name}": {_lines(value, "  ") if name in ("columns", "calibrations") else _line(value)}'
             for name, value in outputs.items()
         ]
-        fields.append('"outputs": {\n  ' + ",\n  ".join(inner) + "\n }")
-    return "{\n " + ",\n ".join(fields) + "\n}\n"
+        parts.append('"outputs": {\n  ' + ",\n  ".join(inner) + "\n }")
+    return "{\n " + ",\n ".join(parts) + "\n}\n"
 
 
 def _line(value: object) -> str:
-    return json.dumps(value, allow_nan=False)
+    return json.dumps(value, allow_nan=False, separators=(",", ": "))
 
 
-def _lines(values: Iterable[object], indent: str) -> str:
+def _lines(values: Sequence[object], indent: str) -> str:
+    if not values:
+        return "[]"
     return "[\n" + ",\n".join(f"{indent} {_line(value)}" for value in values) + f"\n{indent}]"
 
 
@@ -175,6 +203,7 @@ def _profile(content: object) -> Profile:
         tuple(_read_column(f"features[{place}]", entry) for place, entry in enumerate(fields.get("features", list))),
         None if outputs is None else _read_outputs(outputs),
         fields.count("rows"),
+        tuple(_read_embedding(place, entry) for place, entry in enumerate(fields.get("embeddings", list))),
     )
     found = fields.get("id", str)
     if found != profile.id:
@@ -219,6 +248,19 @@ class _Fields:
     def counts(self, name: str) -> tuple[int, ...]:
         return tuple(_count(f"{self.path(name)}[{place}]", value) for place, value in enumerate(self.get(name, list)))
 
+    def uppers(self, name: str) -> tuple[float, ...]:
+        """Edges, of which the last, infinity, is written as null."""
+        values = self.get(name, list)
+        if not values or values[-1] is not None:
+            raise ValueError(f"{self.path(name)} must end with null, which stands for infinity, got {_short(values)}")
+        return *(_number(f"{self.path(name)}[{place}]", value) for place, value in enumerate(values[:-1])), math.inf
+
+    def category(self, name: str) -> str | int | float | bool | None:
+        value: str | int | float | bool | None = self.get(name, str, int, float, bool, type(None))
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"{self.path(name)} must be finite, got {value}")
+        return value
+
     def categories(self, name: str) -> tuple[str | int | float | bool, ...]:
         values = self.get(name, list)
         if len(values) > _MOST_CATEGORIES:
@@ -236,7 +278,8 @@ _MOST_CATEGORIES = 10_000
 """As many as a fit makes at most."""
 
 _JSON_NAMES = {
-    str: "text", int: "a whole number", float: "a number", list: "a list", dict: "an object", type(None): "null"
+    str: "text", int: "a whole number", float: "a number", list: "a list", dict: "an object", bool: "a boolean",
+    type(None): "null"
 }  # fmt: skip
 
 
@@ -290,21 +333,52 @@ def _read_outputs(content: object) -> Outputs:
     columns = tuple(
         _read_column(f"outputs.columns[{place}]", entry) for place, entry in enumerate(fields.get("columns", list))
     )
-    calibration = []
-    for place, entry in enumerate(fields.get("calibration", list) if fields.has("calibration") else []):
-        part = _Fields(f"outputs.calibration[{place}]", entry)
-        upper = part.number_or_none("upper")
-        calibration.append(
-            CalibrationBin(
-                math.inf if upper is None else upper,
-                part.number("mean_score"),
-                part.count("positives"),
-                part.count("rows"),
-            )
-        )
+    score = fields.get("kind", str) == "score"
     return Outputs(
-        cast("Any", fields.get("kind", str)),  # Outputs checks which
+        fields.get("kind", str),  # Outputs checks which
         columns,
         fields.categories("classes") if fields.has("classes") else (),
-        tuple(calibration),
+        _read_calibration("outputs.calibration", fields.get("calibration", dict))
+        if fields.has("calibration")
+        else None,
+        tuple(
+            _read_calibration(f"outputs.calibrations[{place}]", entry)
+            for place, entry in enumerate(fields.get("calibrations", list) if fields.has("calibrations") else ())
+        ),
+        threshold=fields.number("threshold") if score else 0.5,
+        positive_class=fields.category("positive_class") if score else None,
+        errors=_read_errors(fields.get("errors", dict)) if fields.has("errors") else None,
     )
+
+
+def _read_calibration(where: str, content: object) -> Calibration:
+    part = _Fields(where, content)
+    return _told_where(
+        where,
+        Calibration,
+        part.uppers("uppers"),
+        part.numbers("mean_scores"),
+        part.counts("positives"),
+        part.counts("rows"),
+        part.counts("chosen_rows") if part.has("chosen_rows") else (),
+        part.counts("chosen_positives") if part.has("chosen_positives") else (),
+    )
+
+
+def _read_errors(content: object) -> ErrorBins:
+    part = _Fields("outputs.errors", content)
+    means = (part.numbers(name) for name in ("absolute", "squared", "signed"))
+    return _told_where("outputs.errors", ErrorBins, part.uppers("uppers"), part.counts("rows"), *means)
+
+
+def _read_embedding(place: int, content: object) -> Embedding:
+    part = _Fields(f"embeddings[{place}]", content)
+    return _told_where(part.where, Embedding, part.get("name", str), part.numbers("centroid"), part.count("rows"))
+
+
+def _told_where(where: str, make: Callable[..., _Made], *given: Any) -> _Made:
+    """What ``make`` makes, or its error with the place in the file."""
+    try:
+        return make(*given)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None

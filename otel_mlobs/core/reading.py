@@ -14,7 +14,18 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from otel_mlobs.core.binning import as_number, is_missing
-from otel_mlobs.tables import Calibrated, Cells, ColumnType, Counted, Described, Question, frames
+from otel_mlobs.tables import (
+    LARGEST,
+    SMALLEST,
+    Calibrated,
+    Cells,
+    ColumnType,
+    Counted,
+    Described,
+    Erred,
+    Question,
+    frames,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -325,6 +336,24 @@ class Columns:
             )
             for start, stop in pairwise(ends)
         ]
+
+    def errors(self, value: str, label: str, uppers: tuple[float, ...]) -> list[Erred]:
+        """Rows and mean errors in each of ``len(uppers) + 1`` right-closed bins of the predicted value."""
+        predicted, labels = numbers_of(self.array(value)), numbers_of(self.array(label))
+        known = (np.abs(predicted) < LARGEST) & (np.abs(labels) < LARGEST)
+        predicted, error = predicted[known], predicted[known] - labels[known]
+        order = np.lexsort((error, predicted))  # sums are then the same whatever the order of the rows
+        predicted, error = predicted[order], error[order]
+        ends = [0, *np.searchsorted(predicted, np.array(uppers, np.float64), side="right").tolist(), error.size]
+        return [
+            _erred(error[start:stop]) if stop > start else Erred(0) for start, stop in pairwise(ends)
+        ]  # fmt: skip
+
+
+def _erred(errors: NDArray[np.float64]) -> Erred:
+    sizes = np.abs(errors)
+    squares = np.square(np.where(sizes < SMALLEST, 0.0, errors))
+    return Erred(errors.size, float(sizes.mean()), float(squares.mean()), float(errors.mean()))
 
 
 def _labelled(labels: NDArray[Any], positive: Category) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:

@@ -140,7 +140,7 @@ class RowReader:
     def _read_mapping(self, inputs: Any, note: int) -> tuple[Any, ...] | Columns:
         values = self.values(inputs, note)
         first = next((value for value in values if value is not None), None)
-        if type(first) in _PLAIN or not all(value is None or _is_column(value) for value in values):
+        if type(first) in _PLAIN or not all(value is None or is_column(value) for value in values):
             return values  # what is nested in a row is of a wrong type
         return Columns(values)
 
@@ -193,7 +193,7 @@ class RowReader:
             if whole.dtype.kind in "biuf":
                 return _filled(whole)
         originals = {str(name): name for name in names}
-        return Columns(_column(frame, originals[name]) if name in originals else None for name in self.names)
+        return Columns(column_of(frame, originals[name]) if name in originals else None for name in self.names)
 
 
 class OutputReader:
@@ -322,14 +322,15 @@ def _code(value: Any, bins: Bins) -> tuple[float, bool]:
     return math.inf, not isinstance(value, (str, bool, int, float, np.generic))
 
 
-def _is_column(value: Any) -> bool:
+def is_column(value: Any) -> bool:
+    """Whether it is a column of values rather than one value."""
     if isinstance(value, (str, bytes, Mapping, set, frozenset)) or not hasattr(value, "__len__"):
         return False
     shape = getattr(value, "shape", (1,))
     return len(shape) == 1
 
 
-def _column(frame: Any, name: Any) -> Any:
+def column_of(frame: Any, name: Any) -> Any:
     """One column of a frame as an array of numbers where it is one, else as a list of Python values."""
     column = frame[name]
     kind = str(getattr(column, "dtype", getattr(column, "type", ""))).lower()

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from otel_mlobs.core.binning import Category
-    from otel_mlobs.tables import Calibrated, Cells, ColumnType, Counted, Described, Question
+    from otel_mlobs.tables import Calibrated, Cells, ColumnType, Counted, Described, Erred, Question
 
     Progress = Callable[[int, int], None]
 
@@ -51,6 +51,9 @@ class Source(Protocol):
 
     def calibrate(self, score: str, label: str, uppers: tuple[float, ...], positive: Category) -> Sequence[Calibrated]:
         """Rows, positives and mean score by bin of the score."""
+
+    def errors(self, value: str, label: str, uppers: tuple[float, ...]) -> Sequence[Erred]:
+        """Rows and mean errors by bin of the predicted value."""
 
 
 class SqlColumns:
@@ -93,6 +96,10 @@ class SqlColumns:
     def calibrate(self, score: str, label: str, uppers: tuple[float, ...], positive: Category) -> Sequence[Calibrated]:
         """One more query, where there are labels."""
         return sql.calibrate(self._table, score, label, uppers, positive)
+
+    def errors(self, value: str, label: str, uppers: tuple[float, ...]) -> Sequence[Erred]:
+        """Likewise."""
+        return sql.errors(self._table, value, label, uppers)
 
 
 def open_columns(data: Any, features: Sequence[str] | None) -> Source:

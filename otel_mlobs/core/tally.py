@@ -12,9 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from otel_mlobs.core.binning import SPECIALS, MatrixCounter
+from otel_mlobs.core.binning import SPECIALS, MatrixCounter, count_outside
+from otel_mlobs.core.contract import Contract, no_violations
+from otel_mlobs.core.embeddings import row_reader
 from otel_mlobs.core.inspection import Inspector
-from otel_mlobs.core.rows import Columns, OutputReader, RowReader, ShapeError
+from otel_mlobs.core.reading import as_column, numbers_of
+from otel_mlobs.core.rows import Columns, OutputReader, ShapeError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -45,10 +48,11 @@ class Tally:
         What counts is then its first row, also where it does vary for once. To count all rows of those batches only
         would favour their values: a flag that one row in ten has would seem to be on four times as often.
         """
-        self.rows = RowReader(profile.features)
+        self.rows = row_reader(profile)
         outputs = profile.outputs
         self.outputs = OutputReader(outputs.kind, outputs.columns, outputs.classes) if outputs else None
-        self.counter = MatrixCounter([column.bins for column in profile.columns])
+        self.contract = Contract(profile.features, self.rows)
+        self.counter = MatrixCounter([column.bins for column in profile.columns], self.contract.ranges)
         self.once_per_request = once_per_request
         self.refused_rows = 0
         self.refusals: deque[str] = deque(maxlen=1)
@@ -58,6 +62,7 @@ class Tally:
         self._queued_outputs: deque[bytes] = deque()
         self._tables: deque[Counts] = deque()
         self._odd: deque[tuple[int, int]] = deque()
+        self._outside: deque[tuple[int, int]] = deque()
         self._shape = (self.rows.size,)
         self._numeric = self.rows.numeric
         self._get = self.rows.get
@@ -67,6 +72,8 @@ class Tally:
         self._batches = 0
         self._varied = np.zeros(self.rows.size, np.int64)
         self.odd_values = np.zeros(len(profile.columns), np.int64)
+        self._out_of_range = np.zeros(self.rows.size, np.int64)
+        self._violations = no_violations(profile.features)
 
     @property
     def full(self) -> bool:
@@ -77,6 +84,7 @@ class Tally:
             or len(self._queued_outputs) >= self._longest_outputs
             or len(self._tables) >= _MOST_TABLES
             or len(self._odd) >= longest
+            or len(self._outside) >= longest
             or len(self._refused) >= longest
         )
 
@@ -121,9 +129,10 @@ class Tally:
     def add_row(self, values: tuple[Any, ...]) -> None:
         """Count one row's values, in the profile's order."""
         odd: list[int] = []
-        self.queued.append(self.rows.encode(values, odd))
-        if odd:
+        encoded = self.rows.encode(values, odd)
+        if odd:  # before the row: a fold in between must not take them for values of the right type
             self._odd.extend((index, 1) for index in odd)
+        self.queued.append(encoded)
 
     def _refuse(self, error: ShapeError, rows: int) -> None:
         self._refused.append(rows)
@@ -144,10 +153,10 @@ class Tally:
             same = (matrix == matrix[0]) | ((matrix != matrix) & (matrix[0] != matrix[0]))  # noqa: PLR0124
             varies = self._vary(~same.all(axis=0))
             fixed, varying = np.flatnonzero(~varies).tolist(), np.flatnonzero(varies).tolist()
-            self.counter.count(matrix[:1, fixed], table, fixed)
-            self.counter.count(matrix[:, varying], table, varying)
+            self._outside.extend(self.counter.count(matrix[:1, fixed], table, fixed))
+            self._outside.extend(self.counter.count(matrix[:, varying], table, varying))
         else:
-            self.counter.count(matrix, table, range(self.rows.size))
+            self._outside.extend(self.counter.count(matrix, table, range(self.rows.size)))
         self._tables.append(table)
 
     def _add_columns(self, columns: Columns) -> None:
@@ -173,6 +182,10 @@ class Tally:
             self.counter.add(table, index, counts)
             if odd:
                 self._odd.append((index, odd))
+            if self.rows.bins[index].kind == "numeric" and column is not None:
+                outside = count_outside(_numbers(values), self.contract.ranges[index])
+                if outside:
+                    self._outside.append((index, outside))
         self._tables.append(table)
 
     def _add_rows(self, rows: list[Any]) -> None:
@@ -201,22 +214,11 @@ class Tally:
         self._varied += varied
         return (self._varied >= _VARYING_BATCHES) & (self._varied > _VARYING_SHARE * self._batches)
 
-    def add_outputs(self, outputs: Any) -> None:
-        """Count one prediction or a batch of them."""
-        reader = self.outputs
-        if reader is None or outputs is None:
-            return
-        odd: list[int] = []
-        try:
-            encoded = reader.encode(outputs, odd)
-        except ShapeError as error:
-            self._refuse(error, 1)
-            return
-        except Exception as error:  # noqa: BLE001 - an object of the user's that cannot be read
-            self._refuse(_unreadable(error, outputs), 1)
-            return
-        if odd:
-            self._odd.append((self.rows.size, len(odd)))
+    def add_outputs(self, outputs: Any) -> bytes | Floats | None:
+        """Count one prediction or a batch of them; returns them as encoded, None for what is no prediction."""
+        encoded = self.encode(outputs, note=True)
+        if encoded is None or self.outputs is None:
+            return None
         if isinstance(encoded, bytes):
             self._queued_outputs.append(encoded)
         elif len(encoded) <= _SMALL_BATCH:
@@ -225,6 +227,27 @@ class Tally:
             table = self.counter.table()
             self._count_outputs(encoded, table)
             self._tables.append(table)
+        return encoded
+
+    def encode(self, outputs: Any, *, note: bool = False) -> bytes | Floats | None:
+        """One prediction packed, or a matrix of them; with ``note`` what is odd or cannot be read is counted."""
+        reader = self.outputs
+        if reader is None or outputs is None:
+            return None
+        odd: list[int] = []
+        try:
+            encoded = reader.encode(outputs, odd)
+        except ShapeError as error:
+            if note:
+                self._refuse(error, 1)
+            return None
+        except Exception as error:  # noqa: BLE001 - an object of the user's that cannot be read
+            if note:
+                self._refuse(_unreadable(error, outputs), 1)
+            return None
+        if odd and note:
+            self._odd.append((self.rows.size, len(odd)))
+        return encoded
 
     def fold(self) -> Counts | None:
         """The counts of all that came since the last fold, or None for nothing. One thread at a time."""
@@ -243,16 +266,18 @@ class Tally:
                 self._count_outputs(matrix, table)
         for index, times in _taken(self._odd):
             self.odd_values[index] += times
+        for index, times in _taken(self._outside):
+            self._out_of_range[index] += times
         self.refused_rows += sum(_taken(self._refused))
         return table
 
     def _count_encoded(self, matrix: Floats, table: Counts) -> None:
         bins = self.rows.bins
         if self.rows.numeric:
-            self.counter.count(matrix, table, range(len(bins)))
+            self._outside.extend(self.counter.count(matrix, table, range(len(bins))))
             return
         numeric = [index for index, one in enumerate(bins) if one.kind == "numeric"]
-        self.counter.count(matrix[:, numeric], table, numeric)
+        self._outside.extend(self.counter.count(matrix[:, numeric], table, numeric))
         for index, one in enumerate(bins):
             if one.kind != "numeric":
                 self.counter.add(table, index, count_indexes(matrix[:, index], one.values))
@@ -268,14 +293,28 @@ class Tally:
             else:
                 self.counter.add(table, index, count_indexes(columns[:, position], bins.values))
 
+    def violations(self, totals: Counts) -> Counts:
+        """Values that break the contract, per feature and kind; ``totals`` are all counts since the beginning.
+
+        Called after a fold, by one thread at a time.
+        """
+        size = self.rows.size
+        now = self.contract.count(totals[:size], self.odd_values[:size], self._out_of_range)
+        # Of a row that is being added, only that a value of it is of a wrong type may be known
+        self._violations = np.maximum(self._violations, now)
+        return self._violations
+
     def clear(self) -> None:
         """Forget what is queued, and begin again: a forked child's first act."""
         self.queued = deque()
         self._queued_outputs = deque()
         self._tables = deque()
         self._odd = deque()
+        self._outside = deque()
         self._refused = deque()
         self.odd_values[...] = 0
+        self._out_of_range[...] = 0
+        self._violations = self._violations * 0
         self.refused_rows = 0
         self.rows.unknown.clear()
 
@@ -300,6 +339,14 @@ def _taken(queue: deque[Any]) -> list[Any]:
 
 def _unreadable(error: Exception, value: object) -> ShapeError:
     return ShapeError(f"{type(error).__name__} while reading a {type(value).__name__}")
+
+
+def _numbers(values: Any) -> Floats:
+    """A column as numbers, NaN for what is none."""
+    column = as_column(values)
+    if column.dtype.kind not in "biufO":
+        return np.empty(0)
+    return numbers_of(column)
 
 
 def _listed(column: Any) -> Any:

@@ -6,6 +6,8 @@ route's error type, and that an exception's message, which quotes values, stays 
 
 from __future__ import annotations
 
+import functools
+import re
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +39,8 @@ _OTEL_SPAN_KEY = "opentelemetry-flask.span_key"
 _SPAN = "otel_mlobs.server_span"
 _RECORDED = "otel_mlobs.recorded"
 _MODEL = "otel_mlobs.model"
+_PREDICTION_ID = "otel_mlobs.prediction_id"
+_HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _ACTIVATION_KEY = "opentelemetry-flask.activation_key"
 
 
@@ -47,17 +51,34 @@ class MLObs:
     instrumented again. Nothing is stored on the extension, so one may serve many applications.
     """
 
-    def __init__(self, app: flask.Flask | None = None, *, excluded_urls: str | None = None) -> None:
-        """Instrument ``app``, if given. ``excluded_urls``: comma-separated patterns of URLs to leave out."""
+    def __init__(
+        self,
+        app: flask.Flask | None = None,
+        *,
+        excluded_urls: str | None = None,
+        prediction_id_header: str | None = None,
+    ) -> None:
+        """Instrument ``app``, if given; the arguments are :meth:`init_app`'s."""
         if app is not None:
-            self.init_app(app, excluded_urls=excluded_urls)
+            self.init_app(app, excluded_urls=excluded_urls, prediction_id_header=prediction_id_header)
 
-    def init_app(self, app: flask.Flask, *, excluded_urls: str | None = None) -> None:
+    def init_app(
+        self, app: flask.Flask, *, excluded_urls: str | None = None, prediction_id_header: str | None = None
+    ) -> None:
         """Instrument ``app``.
+
+        Args:
+            app: the application.
+            excluded_urls: comma-separated patterns of URLs to leave out.
+            prediction_id_header: a response header, as ``"X-Prediction-Id"``, that tells the client by which id to
+                report what came true: that of the request's last prediction or ranking which has one.
 
         Raises:
             TypeError: ``app`` is no Flask application.
+            ValueError: ``prediction_id_header`` is no header's name.
         """
+        if prediction_id_header is not None and not _HEADER.fullmatch(prediction_id_header):
+            raise ValueError(f'prediction_id_header must be a name, as "X-Prediction-Id", got {prediction_id_header!r}')
         if not isinstance(app, Flask):
             raise TypeError(f"MLObs takes a Flask application, got {app!r}")
         if app.extensions.get(_EXTENSION):
@@ -68,6 +89,8 @@ class MLObs:
         # Registered after OpenTelemetry's, so that its span exists here, and torn down before it.
         app.before_request(_remember_server_span)
         app.after_request(_stream_within_request)
+        if prediction_id_header is not None:
+            app.after_request(functools.partial(_tell_prediction_id, prediction_id_header))
         app.teardown_request(_end_of_request)
         hooks.add_hook(_hook)
 
@@ -89,6 +112,13 @@ def _stream_within_request(response: flask.Response) -> flask.Response:
     """Keep what a streamed response is made of beneath the request's span, which Flask ends before the first chunk."""
     if response.is_streamed and not response.direct_passthrough and _ACTIVATION_KEY in flask.request.environ:
         response.response = _StreamWithin(otel_context.get_current(), response.response)
+    return response
+
+
+def _tell_prediction_id(header: str, response: flask.Response) -> flask.Response:
+    prediction_id = flask.request.environ.get(_PREDICTION_ID)
+    if prediction_id is not None and prediction_id.isascii() and prediction_id.isprintable():
+        response.headers.setdefault(header, prediction_id)
     return response
 
 
@@ -169,6 +199,8 @@ class _ModelOnServerSpan:
                 span.set_attribute(semconv.MODEL_VERSION, operation.version)
 
     def on_end(self, operation: Operation, error: BaseException | None) -> None:
+        if operation.told_prediction_id is not None and flask.has_request_context():
+            flask.request.environ[_PREDICTION_ID] = operation.told_prediction_id
         if error is not None and operation.has_recorded(error) and flask.has_request_context():
             flask.request.environ[_RECORDED] = error
 

@@ -27,6 +27,7 @@ from otel_mlobs.settings.checks import (
     positive,
 )
 from otel_mlobs.settings.checks import redacted as redacted
+from otel_mlobs.settings.times import seconds
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -115,6 +116,7 @@ class Settings:
     sampling_ratio: float | None
     metric_interval: float
     latency_objective: float
+    feature_age_objective: float | None
     exception_messages: bool
     disabled: bool
     notes: tuple[str, ...] = ()
@@ -128,7 +130,8 @@ ARGUMENTS = (
     "service_name", "backend", "endpoint", "traces_endpoint", "metrics_endpoint", "logs_endpoint", "protocol",
     "headers", "compression", "timeout", "certificate", "client_certificate", "client_key", "path", "logs",
     "service_version", "service_namespace", "environment", "instance_id", "resource_attributes", "sampling_ratio",
-    "metric_interval", "latency_objective", "exception_messages",
+    "metric_interval", "latency_objective", "feature_age_objective",
+    "exception_messages",
 )  # fmt: skip
 """What may be said, as an argument of ``configure`` or as a key of the file's ``[configure]`` table."""
 
@@ -208,6 +211,7 @@ class _Resolver:
             latency_objective=positive(
                 "latency_objective", self._value("latency_objective", default=DEFAULT_LATENCY_OBJECTIVE)
             ),
+            feature_age_objective=self._feature_age_objective(),
             exception_messages=messages,
             disabled=self._environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true",
             notes=tuple(self._notes),
@@ -432,6 +436,13 @@ class _Resolver:
             reason = getattr(error, "strerror", None) or str(error)
             raise ConfigurationError(f"{blame}={path!r} cannot be read: {reason}") from error
         return str(path)
+
+    def _feature_age_objective(self) -> float | None:
+        given = self._value("feature_age_objective")
+        try:
+            return None if given is None else seconds("feature_age_objective", given)
+        except ValueError as error:
+            raise ConfigurationError(str(error)) from None
 
     def _metric_interval(self) -> float:
         if "metric_interval" in self._arguments:

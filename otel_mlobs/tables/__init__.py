@@ -113,3 +113,22 @@ class Calibrated:
     rows: int
     positives: int
     mean_score: float | None
+
+
+LARGEST = 1e150
+"""Predictions and labels at or beyond it leave no error that can be squared, and count as not finite."""
+SMALLEST = 1e-150
+"""The square of an error below it is zero: PostgreSQL fails where a product underflows."""
+
+
+@dataclass(frozen=True)
+class Erred:
+    """Rows whose prediction falls into one bin, and their errors, prediction less label.
+
+    How many, and the means of the error's size, of its square and of itself; 0 without rows.
+    """
+
+    rows: int
+    absolute: float = 0.0
+    squared: float = 0.0
+    signed: float = 0.0

@@ -22,7 +22,7 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from otel_mlobs.tables import Calibrated, ColumnType, Counted, Described
+from otel_mlobs.tables import LARGEST, SMALLEST, Calibrated, ColumnType, Counted, Described, Erred
 from otel_mlobs.tables.frames import BYTES, DATES, NESTED
 
 if TYPE_CHECKING:
@@ -373,6 +373,30 @@ def calibrate(
         Calibrated(int(row["rows"]), int(row["positives"]), _mean(row))
         if (row := found.get(place)) is not None
         else Calibrated(0, 0, None)
+        for place in range(len(uppers) + 1)
+    ]
+
+
+def errors(table: Any, value: str, label: str, uppers: tuple[float, ...]) -> list[Erred]:
+    """Rows and mean errors by bin of the predicted value, ``len(uppers) + 1`` of them, right-closed.
+
+    Rows without a finite value or label are left out.
+    """
+    import ibis
+
+    kept = table.filter(_is_finite(_number(table, value)), _is_finite(_number(table, label)))
+    kept = kept.select(value=_number(kept, value), label=_number(kept, label))
+    kept = kept.filter(kept.value.abs() < _exact(LARGEST), kept.label.abs() < _exact(LARGEST))
+    error = kept.value - kept.label
+    root = ibis.ifelse(error.abs() < _exact(SMALLEST), _exact(0.0), error)
+    grouped = kept.group_by(code=_cell(kept.value, uppers, missing=-1, nonfinite=-1)).aggregate(
+        rows=kept.count(), absolute=error.abs().sum(), squared=(root * root).sum(), signed=error.sum()
+    )
+    found = {int(row["code"]): row for row in _fetch(grouped)}
+    return [
+        Erred(int(row["rows"]), *(row[field] / row["rows"] for field in ("absolute", "squared", "signed")))
+        if (row := found.get(place)) is not None
+        else Erred(0)
         for place in range(len(uppers) + 1)
     ]
 

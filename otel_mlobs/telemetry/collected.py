@@ -1,14 +1,14 @@
 """Metrics that are read when they are collected: one instrument of each name in the process, one callback over all.
 
 The SDK answers a second observable instrument of the same name with the first and drops its callback silently, so
-monitors join this module's instead. Sources are grouped: two monitors of one model and one profile are one series, and
-a series never runs backwards when a monitor ends.
+monitors and feature views join this module's instead. Sources are grouped: two monitors of one model and one profile
+are one series, and a series never runs backwards when a monitor ends.
 """
 
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from opentelemetry import metrics
 from opentelemetry.metrics import Observation
@@ -22,7 +22,23 @@ if TYPE_CHECKING:
 
     from opentelemetry.metrics import CallbackOptions
 
-COUNTERS = (semconv.FEATURE_OBSERVATIONS, semconv.PREDICTION_OBSERVATIONS)
+COUNTERS = (
+    semconv.OUTCOME_LABELS,
+    semconv.OUTCOME_PREDICTIONS,
+    semconv.OUTCOME_MATURE,
+    semconv.OUTCOMES,
+    semconv.OUTCOME_SCORES,
+    semconv.OUTCOME_VALUE,
+    semconv.OUTCOME_ERROR,
+    semconv.OUTCOME_SQUARED_ERROR,
+    semconv.EXPECTED_OUTCOMES,
+    semconv.EXPECTED_OUTCOME_SCORES,
+    semconv.EXPECTED_ERROR,
+    semconv.EXPECTED_SQUARED_ERROR,
+    semconv.FEATURE_OBSERVATIONS,
+    semconv.PREDICTION_OBSERVATIONS,
+    semconv.FEATURE_VIOLATIONS,
+)
 GAUGES = (
     semconv.FEATURE_REFERENCE,
     semconv.FEATURE_REFERENCE_SCORE,
@@ -33,11 +49,44 @@ GAUGES = (
     semconv.DRIFT_THRESHOLD,
     semconv.DRIFT_STATUSES,
     semconv.SERIES_OMITTED,
+    semconv.OUTCOME_COVERAGE,
+    semconv.PERFORMANCE_ESTIMATE,
+    semconv.PERFORMANCE_REALIZED,
+    semconv.PERFORMANCE_THRESHOLD,
+    semconv.PERFORMANCE_RELIABLE,
 )
+
+VIEW_COUNTERS = (
+    semconv.FEATURE_STALE_LOOKUPS,  # before those that it is a share of: none is counted in it and not in them
+    semconv.FEATURE_AGED_LOOKUPS,
+    semconv.FEATURE_LOOKUPS,
+    semconv.FEATURE_VALUES,
+)
+VIEW_GAUGES = (semconv.FEATURE_VIEW_LAST_UPDATE, semconv.FEATURE_VIEW_OBJECTIVE)
+
+RANKING_COUNTERS = (
+    semconv.RANKING_HITS,  # before the slates that they are a share of, as above
+    semconv.RANKING_RECIPROCAL_RANK,
+    semconv.RANKING_NDCG,
+    semconv.RANKING_SLATES,
+    semconv.RANKING_EVENTS,
+    semconv.RANKING_IMPRESSIONS,
+    semconv.RANKING_VALUE,
+)
+RANKING_GAUGES = (semconv.RANKING_COVERAGE, semconv.RANKING_CONCENTRATION)
+
+Family = Literal["models", "views", "rankings", "agreements"]
+_FAMILIES: dict[Family, tuple[tuple[semconv.Metric, ...], tuple[semconv.Metric, ...]]] = {
+    "models": (COUNTERS, GAUGES),
+    "views": (VIEW_COUNTERS, VIEW_GAUGES),
+    "rankings": (RANKING_COUNTERS, RANKING_GAUGES),
+    "agreements": ((semconv.MODEL_AGREEMENT,), ()),
+}
+"""Who is asked for which counters and gauges."""
 
 
 class Group(Protocol):
-    """What is read together: the monitors of one model, version and profile.
+    """What is read together: the monitors of one model, version and profile, or the lookups of one feature view.
 
     ``zeroed`` and ``started`` say which counters were collected at zero, and of which that zero has gone out.
     Prometheus computes no rate from what it first sees above zero. Each counter by itself: a group may join between the
@@ -52,25 +101,25 @@ class Group(Protocol):
 
 
 _lock = threading.RLock()
-_groups: tuple[Group, ...] = ()
+_groups: dict[Family, tuple[Group, ...]] = dict.fromkeys(_FAMILIES, ())
+"""Its tuples are replaced, never mutated: callbacks read them without a lock."""
 _holding = False
 _made = False
 
 
-def join(group: Group) -> None:
+def join(group: Group, family: Family = "models") -> None:
     """Collect ``group`` from now on. Joining twice changes nothing."""
-    global _groups  # noqa: PLW0603 - replaced, never mutated: callbacks read it without a lock
     with _lock:
-        if not any(one is group for one in _groups):
-            _groups = (*_groups, group)
+        if not any(one is group for one in _groups[family]):
+            _groups[family] = (*_groups[family], group)
     _make_instruments()
 
 
 def leave(group: Group) -> None:
     """Collect ``group`` no more until it joins again; one that never joined is no error."""
-    global _groups  # noqa: PLW0603 - see join
     with _lock:
-        _groups = tuple(one for one in _groups if one is not group)
+        for family, groups in _groups.items():
+            _groups[family] = tuple(one for one in groups if one is not group)
 
 
 def hold_until_collected(holding: bool) -> None:
@@ -79,23 +128,43 @@ def hold_until_collected(holding: bool) -> None:
     _holding = holding
 
 
+def holding() -> bool:
+    """Whether series are collected at zero first."""
+    return _holding
+
+
+def announcing() -> bool:
+    """Whether the last collection showed a new series at zero that has counted something."""
+    return any(getattr(group, "announcing", False) for group in _all())
+
+
 def holding_back() -> bool:
     """Whether counters wait for their zero to be collected."""
-    return _holding and any(metric.name not in group.started for group in _groups for metric in COUNTERS)
+    return _holding and any(
+        metric.name not in group.started
+        for family, (counters, _) in _FAMILIES.items()
+        for group in _groups[family]
+        for metric in counters
+    )
 
 
 def settle() -> None:
     """The zeros that were collected have gone out."""
-    for group in _groups:
+    for group in _all():
         group.started |= group.zeroed
         group.zeroed.clear()
+
+
+def _all() -> Iterator[Group]:
+    for groups in _groups.values():
+        yield from groups
 
 
 def after_fork_in_child() -> None:
     """Start again from zero, with a lock that nobody holds."""
     global _lock  # noqa: PLW0603 - the inherited one may be held by a thread that is not here
     _lock = threading.RLock()
-    for group in _groups:
+    for group in _all():
         group.started.clear()
         group.zeroed.clear()
 
@@ -116,22 +185,27 @@ def _make_instruments() -> None:
 def _create() -> None:
     # Outside of every lock of ours: the SDK takes its own here, and holds it when it calls back
     meter = metrics.get_meter(instruments.SCOPE, __version__, schema_url=semconv.SCHEMA_URL)
-    for metric in COUNTERS:
-        meter.create_observable_counter(metric.name, [_callback(metric)], metric.unit, metric.description)
-    for metric in GAUGES:
-        meter.create_observable_gauge(metric.name, [_callback(metric)], metric.unit, metric.description)
+    for family, (counters, gauges) in _FAMILIES.items():
+        for metric in counters:
+            callback = _callback(metric, family, counts=True)
+            meter.create_observable_counter(metric.name, [callback], metric.unit, metric.description)
+        for metric in gauges:
+            callback = _callback(metric, family, counts=False)
+            meter.create_observable_gauge(metric.name, [callback], metric.unit, metric.description)
 
 
-def _callback(metric: semconv.Metric) -> Callable[[CallbackOptions], Iterable[Observation]]:
+def _callback(
+    metric: semconv.Metric, family: Family, *, counts: bool
+) -> Callable[[CallbackOptions], Iterable[Observation]]:
     def observe(_options: CallbackOptions) -> Iterator[Observation]:
-        for group in _groups:
-            yield from _observations(group, metric)
+        for group in _groups[family]:
+            yield from _observations(group, metric, counts=counts)
 
     return observe
 
 
-def _observations(group: Group, metric: semconv.Metric) -> Sequence[Observation]:
-    zero = _holding and metric in COUNTERS and metric.name not in group.started
+def _observations(group: Group, metric: semconv.Metric, *, counts: bool) -> Sequence[Observation]:
+    zero = _holding and counts and metric.name not in group.started
     if zero:
         group.zeroed.add(metric.name)
     try:

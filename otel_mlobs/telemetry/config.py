@@ -14,7 +14,7 @@ from opentelemetry import metrics, trace
 from otel_mlobs import settings as settings_room
 from otel_mlobs.errors import ConfigurationError, MissingExtraError
 from otel_mlobs.settings.checks import number
-from otel_mlobs.telemetry import guard, instruments, running
+from otel_mlobs.telemetry import freshness, guard, hooks, instruments, running
 from otel_mlobs.telemetry import operations as _operations  # noqa: F401 - loaded now: a fork or a signal in the middle of a later import would find half of it
 from otel_mlobs.telemetry.bounded import Signal, flush_all, stop_all
 from otel_mlobs.telemetry.instruments import DEFAULT_DURATION_BOUNDS
@@ -74,6 +74,7 @@ def configure(
     sampling_ratio: float | None = None,
     metric_interval: float | None = None,
     latency_objective: float | None = None,
+    feature_age_objective: float | str | None = None,
     exception_messages: bool | None = None,
 ) -> None:
     """Set up telemetry for this process, once, and say plainly what is wrong if it cannot be.
@@ -111,6 +112,8 @@ def configure(
         metric_interval: Seconds between metric exports; 15 unless set.
         latency_objective: Seconds; made a bound of the latency histogram, so that an alert on it is exact. 0.08
             unless set.
+        feature_age_objective: How old features may be, in seconds or as ``"15m"``, where a ``feature_lookup`` has no
+            ``objective`` of its own; none unless set, and then no lookup is stale.
         exception_messages: Whether spans carry exception messages. They quote values: false unless set.
 
     Raises:
@@ -136,6 +139,7 @@ def configure(
         _state.settings = resolved
         _logger.addHandler(_OursOnStderr())
         running.record_exception_messages(resolved.exception_messages)
+        freshness.use_objective(resolved.feature_age_objective)
         instruments.set_duration_bounds(
             settings_room.duration_bounds(DEFAULT_DURATION_BOUNDS, resolved.latency_objective)
         )
@@ -178,6 +182,7 @@ def shutdown(timeout: float = DEFAULT_FLUSH_TIMEOUT) -> bool:
         return _state.stopped.wait(timeout) and _state.sent
     _state.sent = False
     try:
+        hooks.run_before_shutdown(timeout / 2)
         _state.sent = stop_all(_state.signals, timeout)
         _let_handlers_go()
     finally:
@@ -206,7 +211,7 @@ def active_settings() -> Settings | None:
 
 
 _PROVIDERS: dict[settings_room.Signal, str] = {"traces": "tracer", "metrics": "meter", "logs": "logger"}
-_OURS_ANYWAY = ("exception_messages", "latency_objective", "logs")
+_OURS_ANYWAY = ("exception_messages", "feature_age_objective", "latency_objective", "logs")
 _OF_ONE_SIGNAL: dict[settings_room.Signal, tuple[str, ...]] = {
     "traces": ("traces_endpoint", "sampling_ratio"),
     "metrics": ("metrics_endpoint", "metric_interval"),

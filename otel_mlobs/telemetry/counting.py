@@ -11,11 +11,17 @@ from typing import TYPE_CHECKING
 
 from otel_mlobs.core.alarm import Alarm, DesignEffect
 from otel_mlobs.core.drift import Reference, assess, results
+from otel_mlobs.core.estimates import Judgement
+from otel_mlobs.core.performance import Performance
 from otel_mlobs.core.tally import Tally
 from otel_mlobs.core.window import Window
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from otel_mlobs.core.drift import DriftResult
+    from otel_mlobs.core.estimates import Estimate
+    from otel_mlobs.core.performance import Book
     from otel_mlobs.core.profile import Profile
     from otel_mlobs.core.window import Counts
 
@@ -34,8 +40,13 @@ class Counting:
         significance: float,
         panes_per_alarm: float,
         min_rows: float,
+        matures: bool = False,
     ) -> None:
         self.reference = Reference(profile.columns)
+        self.performance = Performance(profile.outputs, panes) if profile.outputs is not None else None
+        self._judgement = (
+            None if self.performance is None else Judgement(profile, self.performance, min_rows, matures=matures)
+        )
         self.tally = Tally(profile, once_per_request=once_per_request)
         self.pane = pane
         self.retired = False
@@ -60,6 +71,7 @@ class Counting:
         self._since: list[float | None] = [None] * len(reference.columns)
         self._totals = self.tally.counter.table()
         self._results: tuple[DriftResult, ...] | None = None
+        self._estimates: Mapping[str, Estimate] = {}
         self.due = None
 
     def retire(self) -> None:
@@ -71,12 +83,14 @@ class Counting:
         self.lock = threading.RLock()
         self._folding = self._advancing = False
         self.tally.clear()
+        if self.performance is not None:
+            self.performance.start_afresh()
         self._start()
 
     def fold_if_full(self) -> None:
         """Count what is queued where it is much; wait for another thread's fold only where it is far too much."""
         tally = self.tally
-        if not tally.full:
+        if not (tally.full or (self.performance is not None and self.performance.full)):
             return
         if self.lock.acquire(blocking=tally.overfull):
             try:
@@ -93,6 +107,8 @@ class Counting:
             if table is not None:
                 self._window.add(table)
                 self._totals += table
+            if self.performance is not None:
+                self.performance.fold()
         finally:
             self._folding = False
 
@@ -102,6 +118,18 @@ class Counting:
             self._fold()
             totals: Counts = self._totals.copy()
             return totals
+
+    def violations(self) -> Counts:
+        """Values that break the contract since the beginning: per feature, and per kind as in ``contract.KINDS``."""
+        with self.lock:
+            self._fold()
+            return self.tally.violations(self._totals)
+
+    def book(self) -> Book | None:
+        """All counts of predictions and outcomes since the beginning; None where the profile has no outputs."""
+        with self.lock:
+            self._fold()
+            return None if self.performance is None else self.performance.book.copy()
 
     def advance(self, now: float) -> bool:
         """End the panes that are over at ``now``; true where any was.
@@ -128,9 +156,12 @@ class Counting:
                 self._end_pane(ended)
                 if missed:
                     self._window.skip(missed)
+                    if self.performance is not None:
+                        self.performance.skip(missed)
                 if self._window.empty:
                     self._forget_alarm()
                 self._results = self._assess(ended - self.pane, self._since)
+                self._estimates = self._judge(self._results)
             except BaseException:
                 self._results = None
                 self._effect.reset()
@@ -143,6 +174,8 @@ class Counting:
 
     def _end_pane(self, ended: float) -> None:
         counts = self._window.rotate()
+        if self.performance is not None:
+            self.performance.end_pane()
         if not counts.any():  # nothing came: no evidence of anything, and no chance of a false alarm used up
             return
         self._e = self._alarm.update(counts, self._effect.update(counts))
@@ -177,6 +210,23 @@ class Counting:
             invalid=self.tally.odd_values,
         )
         return tuple(made)
+
+    def _judge(self, found: Sequence[DriftResult]) -> Mapping[str, Estimate]:
+        if self.performance is None or self._judgement is None:
+            return {}
+        return self._judgement.of(self.performance.window(), found)
+
+    def estimates(self) -> Mapping[str, Estimate]:
+        """How right the model is, as of the last pane that ended; empty before the first."""
+        return self._estimates
+
+    def estimates_now(self) -> Mapping[str, Estimate]:
+        """The same as of this moment."""
+        with self.lock:
+            if self._advancing:
+                return self._estimates
+            self._fold()
+            return self._judge(self._results or ())
 
     def results(self) -> tuple[DriftResult, ...] | None:
         """One record per column, as of the last pane that ended; None before the first."""

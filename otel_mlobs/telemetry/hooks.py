@@ -8,7 +8,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
+from otel_mlobs.telemetry import guard
+
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from otel_mlobs.telemetry.operations import Operation
 
 
@@ -37,3 +41,22 @@ def remove_hook(hook: OperationHook) -> None:
     """Stop calling ``hook``; one that was never added is no error."""
     global registered  # noqa: PLW0603 - see registered
     registered = tuple(other for other in registered if other is not hook)
+
+
+_before_shutdown: tuple[Callable[[float], None], ...] = ()
+
+
+def before_shutdown(finish: Callable[[float], None]) -> None:
+    """Call ``finish(seconds)`` when :func:`otel_mlobs.shutdown` begins: what it counts in that time is still sent."""
+    global _before_shutdown  # noqa: PLW0603 - replaced, never mutated
+    if finish not in _before_shutdown:
+        _before_shutdown = (*_before_shutdown, finish)
+
+
+def run_before_shutdown(timeout: float) -> None:
+    """Give everyone who asked for it up to ``timeout`` seconds to finish."""
+    for finish in _before_shutdown:
+        try:
+            finish(timeout)
+        except Exception as error:  # noqa: BLE001 - the rest is still sent
+            guard.report("shutdown", error)

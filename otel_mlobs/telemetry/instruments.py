@@ -14,7 +14,8 @@ from opentelemetry.metrics import _internal as _metrics_internal
 
 from otel_mlobs import semconv
 from otel_mlobs._version import __version__
-from otel_mlobs.telemetry.durations import Both, Durations, Recorder, SdkSeries
+from otel_mlobs.telemetry import readings
+from otel_mlobs.telemetry.durations import Both, Durations, LateSdkSeries, Recorder, SdkSeries
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -38,6 +39,8 @@ _cache: dict[str, Any] = {}
 _live = False
 _durations: Durations | None = None
 _sdk_durations = True
+_others: dict[str, tuple[semconv.Metric, Durations]] = {}
+"""The histograms beside that of durations which our pipeline sends, by name."""
 
 generation = 0
 """Grows when recorders change or counters start again from zero (in a forked child): definitions ask anew."""
@@ -95,6 +98,13 @@ def own_durations() -> Durations | None:
     return _durations
 
 
+def own_histograms() -> list[tuple[semconv.Metric, Durations]]:
+    """The histograms that our pipeline sends, counted by us: durations first."""
+    if _durations is None:
+        return []
+    return [(semconv.OPERATION_DURATION, _durations), *_others.values()]
+
+
 def duration_bounds() -> Sequence[float]:
     """The bounds of the duration histogram in seconds."""
     return _bounds
@@ -109,14 +119,41 @@ def duration_of(labels: dict[str, str]) -> Recorder:
     return _durations.series(labels)
 
 
+def histogram_of(
+    metric: semconv.Metric, labels: dict[str, str], bounds: Sequence[float], late: list[LateSdkSeries] | None = None
+) -> Recorder:
+    """What records ``metric``, a histogram beside that of durations, for ``labels``.
+
+    Each of our own series has ``bounds`` of its own; the SDK's all have those that were asked for first. With ``late``
+    the SDK's is recorded when the caller says so: it is the one in that list, and is put there if there is none.
+    """
+
+    def of_the_sdk() -> Recorder:
+        histogram = _histogram(metric, bounds)
+        if late is None:
+            return SdkSeries(histogram, labels)
+        if not late:
+            late.append(LateSdkSeries(histogram, labels))
+        return late[0]
+
+    if _durations is None:
+        return of_the_sdk()
+    with _lock:
+        if metric.name not in _others:
+            _others[metric.name] = (metric, Durations(bounds, _durations.exemplars))
+    own = _others[metric.name][1].series(labels, bounds)
+    return Both(own, of_the_sdk()) if _sdk_durations else own
+
+
 def _duration_histogram() -> Histogram:
+    return _histogram(semconv.OPERATION_DURATION, _bounds)
+
+
+def _histogram(metric: semconv.Metric, bounds: Sequence[float]) -> Histogram:
     found: Histogram = _cached(
-        semconv.OPERATION_DURATION.name,
+        metric.name,
         lambda: _meter().create_histogram(
-            semconv.OPERATION_DURATION.name,
-            semconv.OPERATION_DURATION.unit,
-            semconv.OPERATION_DURATION.description,
-            explicit_bucket_boundaries_advisory=_bounds,
+            metric.name, metric.unit, metric.description, explicit_bucket_boundaries_advisory=bounds
         ),
     )
     return found
@@ -125,6 +162,25 @@ def _duration_histogram() -> Histogram:
 def internal_errors() -> Counter:
     """``mlobs.internal.errors``."""
     return _counter(semconv.INTERNAL_ERRORS)
+
+
+_DELAY_BOUNDS = (
+    1.5, 10.5, 60.5, 600.5, 3600.5, 21_600.5, 86_400.5, 259_200.5, 604_800.5, 1_209_600.5, 2_592_000.5, 7_776_000.5,
+)  # fmt: skip
+"""Seconds: a second, ten, a minute, ten, an hour, six, a day, three, a week, two, 30 days, 90; none a whole number."""
+
+
+def outcome_delay() -> Histogram:
+    """``mlobs.outcome.delay``."""
+    return _histogram(semconv.OUTCOME_DELAY, _DELAY_BOUNDS)
+
+
+def model_labels(model: str, version: str | None, profile_id: str) -> dict[str, str]:
+    """The labels of all that belongs to one profile."""
+    labels = {semconv.MODEL_NAME: readings.encodable(model), semconv.PROFILE_ID: profile_id}
+    if version is not None:
+        labels[semconv.MODEL_VERSION] = readings.encodable(version)
+    return labels
 
 
 def _counter(metric: semconv.Metric) -> Counter:
@@ -217,8 +273,8 @@ def after_fork_in_child() -> None:
     global _lock, generation  # noqa: PLW0603 - see generation
     _lock = threading.RLock()
     generation += 1
-    if _durations is not None:
-        _durations.start_afresh()
+    for _, histogram in own_histograms():
+        histogram.start_afresh()
     operation_errors.after_fork_in_child()
 
 

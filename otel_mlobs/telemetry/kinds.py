@@ -7,14 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Union
+from typing import TYPE_CHECKING, Any, Protocol, Union
 
 from otel_mlobs import semconv
 from otel_mlobs.telemetry import distributions, readings
+from otel_mlobs.telemetry.freshness import CandidateCounter, LookupCounter
 
 if TYPE_CHECKING:
     from otel_mlobs.telemetry.durations import Recorder
+    from otel_mlobs.telemetry.lookups import Looked
+    from otel_mlobs.telemetry.lookups import Reading as LookupReading
     from otel_mlobs.telemetry.monitor import Monitor
+    from otel_mlobs.telemetry.running import Operation
 
 AttributeValue = Union[str, bool, int, float, Sequence[str], Sequence[bool], Sequence[int], Sequence[float]]  # noqa: UP007 - evaluated at run time, also on 3.10
 Attributes = dict[str, AttributeValue]
@@ -22,10 +26,27 @@ Reading = Callable[["Definition", object, Attributes], None]
 """Reads a value and adds what it says of itself to the attributes."""
 
 
+class OutputCounter(Protocol):
+    """What counts an operation's outputs, whether the call is sampled or not, and says them on its span."""
+
+    def prepare(self) -> None:
+        """Look up what every call needs: at the first, and when recorders have changed."""
+
+    def read(self, operation: Operation, attributes: Attributes, result: Any, value: Any) -> None:
+        """Count ``value``, which was picked out of ``result``, and add what is known of it to ``attributes``."""
+
+    def read_item(self, so_far: Looked | int | None, item: Any, value: Any) -> Looked | int:
+        """What a generator has yielded, ``item`` included."""
+
+    def close(self, operation: Operation, attributes: Attributes, total: Looked | int | None) -> None:
+        """Count what a generator has yielded in all."""
+
+
 class Definition:
     """One operation as it was written down: names, static attributes, what is an error. Shared by all its calls."""
 
     __slots__ = (
+        "counter",
         "duration",
         "exception_messages",
         "expected",
@@ -39,6 +60,7 @@ class Definition:
         "requested",
         "span_attributes",
         "span_name",
+        "variant",
         "version",
     )
 
@@ -53,11 +75,13 @@ class Definition:
         expected: tuple[type[BaseException], ...] = (),
         exception_messages: bool | None = None,
         monitor: Monitor | None = None,
+        reading: LookupReading | None = None,
     ) -> None:
         self.operation = operation
         self.monitor = monitor
         self.model = labels.get(semconv.MODEL_NAME)
         self.version = labels.get(semconv.MODEL_VERSION)
+        self.variant = labels.get(semconv.VARIANT)
         self.span_name = f"{operation} {target}" if target else operation
         self.metric_attributes: dict[str, str] = {semconv.OPERATION_NAME: operation, **labels}
         self.span_attributes: Attributes = {**self.metric_attributes, **(attributes or {})}
@@ -67,6 +91,12 @@ class Definition:
         self.expected = expected
         self.exception_messages = exception_messages
         self.read_inputs, self.read_outputs = _READINGS.get(operation, (None, None))
+        self.counter: OutputCounter | None = None
+        """What counts the outputs, sampled or not, and reads them: then nothing else does."""
+        if operation == semconv.FEATURE_LOOKUP:
+            self.counter = LookupCounter(self.metric_attributes, requested, reading)
+        elif operation == semconv.CANDIDATE_GENERATION:
+            self.counter = CandidateCounter(self.metric_attributes, requested)
         self.generation = -1
         self.duration: Recorder | None = None
 
@@ -79,6 +109,7 @@ def cached_definition(
     requested: int | None,
     expected: tuple[type[BaseException], ...],
     exception_messages: bool | None,
+    reading: LookupReading | None,
 ) -> Definition:
     """One definition for all context managers written with the same arguments: they are made anew at every call."""
     return Definition(
@@ -88,34 +119,8 @@ def cached_definition(
         requested=requested,
         expected=expected,
         exception_messages=exception_messages,
+        reading=reading,
     )
-
-
-def _feature_outputs(definition: Definition, value: object, attributes: Attributes) -> None:
-    counted = readings.features(value)
-    if counted is None:
-        return
-    found, missing = counted
-    requested = found + missing
-    if definition.requested is not None:
-        # A store that leaves an unknown feature out of its answer shows it only against what was asked for.
-        entities = 1 if value is None or isinstance(value, Mapping) else readings.rows(value) or 1
-        requested = max(requested, definition.requested * entities)
-    if requested:
-        attributes[semconv.FEATURE_REQUESTED] = requested
-        attributes[semconv.FEATURE_FOUND] = found
-        attributes[semconv.FEATURE_MISSING] = requested - found
-
-
-def _candidate_outputs(_definition: Definition, value: object, attributes: Attributes) -> None:
-    counted = readings.count(value)
-    if counted is not None:
-        attributes[semconv.CANDIDATE_COUNT] = counted
-    summary = readings.scores_of_items(value)
-    if summary is not None:
-        attributes[semconv.CANDIDATE_SCORE_MIN] = summary.minimum
-        attributes[semconv.CANDIDATE_SCORE_MEAN] = summary.mean
-        attributes[semconv.CANDIDATE_SCORE_MAX] = summary.maximum
 
 
 def _ranking_inputs(_definition: Definition, value: object, attributes: Attributes) -> None:
@@ -165,13 +170,8 @@ def _distribution(value: object, attributes: Attributes) -> None:
 
 
 _READINGS: dict[str, tuple[Reading | None, Reading | None]] = {
-    semconv.FEATURE_LOOKUP: (None, _feature_outputs),
-    semconv.CANDIDATE_GENERATION: (None, _candidate_outputs),
     semconv.RANKING: (_ranking_inputs, _ranking_outputs),
     semconv.PREDICTION: (_prediction_inputs, _prediction_outputs),
 }
-COUNT_OF_YIELDED = {
-    semconv.CANDIDATE_GENERATION: semconv.CANDIDATE_COUNT,
-    semconv.RANKING: semconv.RANKING_OUTPUT_COUNT,
-}
+COUNT_OF_YIELDED = {semconv.RANKING: semconv.RANKING_OUTPUT_COUNT}
 """What the number of items that a generator yielded is called, where it has a name."""

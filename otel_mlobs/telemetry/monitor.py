@@ -2,44 +2,51 @@
 
 from __future__ import annotations
 
-import logging
-import operator
 import os
 import time
 import weakref
 from typing import TYPE_CHECKING, Any, Literal
 
 from otel_mlobs import semconv
-from otel_mlobs.core.drift import METHODS, DriftResult, Status
-from otel_mlobs.core.evidence import detectable
+from otel_mlobs.core.drift import DriftResult
+from otel_mlobs.core.performance import valid_label
 from otel_mlobs.core.profile import Profile
 from otel_mlobs.settings.checks import number
-from otel_mlobs.telemetry import collected, guard, series
+from otel_mlobs.settings.times import seconds
+from otel_mlobs.telemetry import collected, guard, hooks, outcome_series, prediction_ids, series
 from otel_mlobs.telemetry.counting import Counting
+from otel_mlobs.telemetry.drift_on_spans import DriftOnSpans
+from otel_mlobs.telemetry.following import Following, checked_amount, checked_label
 from otel_mlobs.telemetry.keeper import keeper
-from otel_mlobs.telemetry.readings import encodable
-from otel_mlobs.telemetry.status import Limits, MonitorStatus, moment, overall
+from otel_mlobs.telemetry.log_lines import LogLines
+from otel_mlobs.telemetry.monitor_arguments import (
+    NO_OUTPUTS,
+    NO_STORE,
+    checked_methods,
+    checked_unlabelled,
+    positive,
+    whole,
+)
+from otel_mlobs.telemetry.status import MonitorStatus, limits_of, overall
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from opentelemetry.trace import Span
 
+    from otel_mlobs.core.contract import Violation
+    from otel_mlobs.core.estimates import Estimate
+    from otel_mlobs.core.records import Joined
+    from otel_mlobs.telemetry.following import Store, Unlabelled
     from otel_mlobs.telemetry.kinds import Attributes, Definition
 
 __all__ = ["DriftResult", "Monitor", "MonitorStatus"]
 
-_logger = logging.getLogger("otel_mlobs")
-_drift_logger = logging.getLogger("otel_mlobs.drift")
-"""A logger of its own: what a model's traffic does is not our trouble, and may be sent elsewhere or left out."""
-
 _WEEK_S = 7 * 24 * 3600.0
 _PANES = 60
 _MOST_PANES = 10_000
+_LONGEST_FINISH_S = 5.0
 _MOST_DEFINITIONS = 256
-_NAMED_IN_EVENT = 20
-_NAMED_IN_LOG = 5
-_INSUFFICIENT: Status = "insufficient_data"
 
 
 class Monitor:
@@ -61,6 +68,11 @@ class Monitor:
         min_rows: below so many rows (of independent worth) in the window there is no verdict.
         methods: the distances that are exported as ``mlobs.drift.score``; all are in :meth:`status`.
         max_series: the most series that this model may have; what does not fit is left out and counted.
+        outcomes: where predictions wait for their labels, as ``OutcomeStore("redis://…")``. Predictions get ids then.
+        maturity: how long labels may take, in seconds or as ``"7d"``: a prediction is counted, once, when it is that
+            old. Without, it is counted when its label comes.
+        unlabelled: what a prediction counts as that is mature and has no label: ``"missing"`` (it is left out, and
+            lowers the coverage), or ``"negative"`` where only positives are ever reported, as of fraud and clicks.
         clock: seconds since the epoch; ``time.time`` unless given.
 
     Raises:
@@ -81,6 +93,9 @@ class Monitor:
         min_rows: int = 100,
         methods: Sequence[str] = ("psi", "jensen_shannon"),
         max_series: int = 10_000,
+        outcomes: Store | None = None,
+        maturity: float | str | None = None,
+        unlabelled: Unlabelled = "missing",
         clock: Callable[[], float] | None = None,
     ) -> None:
         if not isinstance(profile, Profile):
@@ -88,15 +103,18 @@ class Monitor:
         if not profile.columns:
             raise ValueError("the profile has neither features nor outputs: there is nothing to monitor")
         self._settings: dict[str, Any] = {
-            "window": _positive("window", window),
+            "window": positive("window", window),
             "pane": pane,
             "unit": unit,
-            "tolerance": _positive("tolerance", tolerance),
+            "tolerance": positive("tolerance", tolerance),
             "significance": number("significance", significance, at_least=1e-9, at_most=0.5),
-            "false_alarms_per_week": _positive("false_alarms_per_week", false_alarms_per_week),
-            "min_rows": _whole("min_rows", min_rows, at_least=1),
-            "methods": _checked_methods(methods),
-            "max_series": _whole("max_series", max_series, at_least=0),
+            "false_alarms_per_week": positive("false_alarms_per_week", false_alarms_per_week),
+            "min_rows": whole("min_rows", min_rows, at_least=1),
+            "methods": checked_methods(methods),
+            "max_series": whole("max_series", max_series, at_least=0),
+            "outcomes": outcomes,
+            "maturity": None if maturity is None else seconds("maturity", maturity),
+            "unlabelled": checked_unlabelled(unlabelled, profile, maturity),
             "clock": clock,
         }
         if unit not in ("row", "request"):
@@ -104,7 +122,7 @@ class Monitor:
         if clock is not None and not callable(clock):
             raise TypeError(f"clock must be a callable that gives seconds, got {clock!r}")
         window = float(window)
-        pane = window / _PANES if pane is None else min(_positive("pane", pane), window)
+        pane = window / _PANES if pane is None else min(positive("pane", pane), window)
         if window / pane > _MOST_PANES:
             raise ValueError(f"window must be at most {_MOST_PANES:,} panes, got {window:g} s in panes of {pane:g} s")
         self.profile = profile
@@ -119,45 +137,56 @@ class Monitor:
             significance=significance,
             panes_per_alarm=panes_per_alarm,
             min_rows=min_rows,
+            matures=maturity is not None,
         )
         self._tally = counting.tally
-        self._limits = self._told_limits(panes_per_alarm)
-        self._series = series.series_of(
-            profile, counting.reference, self._settings["methods"], self._settings["max_series"]
-        )
+        self._limits = limits_of(profile, panes_per_alarm)
+        self._follow(outcomes, self._settings["maturity"], unlabelled)
+        room = self._settings["max_series"] - (self._outcome_series.size if self._outcome_series else 0)
+        self._series = series.series_of(profile, counting.reference, self._settings["methods"], max(0, room))
         self._series.add(counting)
         self._retire = weakref.finalize(self, counting.retire)
         self._retire.atexit = False
         self._closed = False
-        self._named: set[str] = set()
+        self._log = LogLines(profile, counting.tally)
         self._definitions: dict[object, Definition] = {}
         self._make_quiet()
         _monitors.add(self)
 
+    def _follow(self, outcomes: Store | None, maturity: float | None, unlabelled: Unlabelled) -> None:
+        """Count predictions and outcomes where the profile has outputs; with a store, register what is predicted."""
+        performance = self._performance = self._counting.performance
+        self._following: Following | None = None
+        self._outcome_series: outcome_series.OutcomeSeries | None = None
+        self.follows = outcomes is not None
+        """Whether predictions are registered for a later label."""
+        if performance is None:
+            if outcomes is not None:
+                raise ValueError(NO_OUTPUTS)
+            return
+        self._outcome_series = outcome_series.add(
+            self.profile, self._counting, performance, self._settings["max_series"], registers=self.follows
+        )
+        if outcomes is not None:
+            if not (hasattr(outcomes, "register") and hasattr(outcomes, "submit") and hasattr(outcomes, "claim")):
+                raise TypeError(f'outcomes must be a store, as OutcomeStore("redis://…") makes one, got {outcomes!r}')
+            hooks.before_shutdown(_finish_all)
+            self._following = Following(
+                self.profile,
+                performance,
+                outcomes,
+                maturity=maturity,
+                unlabelled=unlabelled,
+                clock=self._clock,
+            )
+
     def _make_quiet(self) -> None:
         """What spans say before the first pane has ended, and when to look next."""
-        self._forget_drift()
-        self._said = self._now
+        self._drift = DriftOnSpans(self.profile)
+        self._estimates: Mapping[str, Estimate] = {}
         self._due = self._back = float("-inf")
         self._kept = False
         self._inline = self._settings["clock"] is not None
-
-    def _forget_drift(self) -> None:
-        """Nothing is known: before the first pane has ended, and after one that failed."""
-        self._now: tuple[Status, tuple[str, ...]] = (_INSUFFICIENT, ())
-        self._moved: dict[str, DriftResult] = {}
-        self.drift_attributes: dict[str, str | float] = {
-            semconv.PROFILE_ID: self.profile.id,
-            semconv.DRIFT_STATUS: _INSUFFICIENT,
-        }
-
-    def _told_limits(self, panes_per_alarm: float) -> Limits:
-        columns = self.profile.columns
-        rows = min((column.rows for column in columns if column.rows), default=0)
-        if not rows:
-            return Limits(0, float("inf"), 1.0)
-        found = detectable(rows, features=len(columns), panes_per_alarm=panes_per_alarm)
-        return Limits(rows, found.shift, found.new_share)
 
     def __repr__(self) -> str:
         profile = self.profile
@@ -166,12 +195,17 @@ class Monitor:
     def __reduce__(self) -> tuple[Any, ...]:
         return _unpickled, (self.profile, self._settings)
 
-    def observe(self, inputs: Any, outputs: Any = None) -> None:
+    def observe(
+        self, inputs: Any, outputs: Any = None, *, prediction_id: Any = None, variant: str | None = None
+    ) -> None:
         """Count one row (mapping, sequence, array, data frame row) or a batch (2-D array, data frame, list of rows).
 
         ``outputs`` are what the model answered, in any of the shapes :func:`otel_mlobs.prediction` reads. Missing keys
         count as missing, values of a wrong type as invalid; unknown keys are counted and named once in the log. What
         does not have the profile's shape at all is counted as refused and said once. Nothing raises.
+
+        ``prediction_id`` is by what a later label will find the prediction, of a batch one for each row, or one for
+        all (rows are then ``<id>.0``, ``<id>.1``, …); ``variant`` is of an A/B test. Both need ``outcomes``.
         """
         try:
             if self._closed:
@@ -181,17 +215,94 @@ class Monitor:
             if inputs is not None:
                 tally.add_inputs(inputs)
             if outputs is not None:
-                tally.add_outputs(outputs)
+                encoded = tally.add_outputs(outputs)
+                performance = self._performance
+                if encoded is not None and performance is not None:
+                    performance.add_predictions(encoded)
+                    if self._following is not None:
+                        self._following.predicted(encoded, prediction_id, variant)
+                    if performance.full:
+                        self._counting.fold_if_full()
             if tally.full:
                 self._counting.fold_if_full()
         except Exception as error:  # noqa: BLE001 - the caller's request goes on
             guard.report("monitor", error)
 
+    def outcome(
+        self,
+        label: Any,
+        *,
+        prediction_id: Any = None,
+        score: Any = None,
+        value: float | None = None,
+        currency: str | None = None,
+        time: float | None = None,
+    ) -> None:
+        """Say what came true of a prediction.
+
+        Args:
+            label: the class, 0 or 1, a boolean, or of a regression the number. One that the model cannot answer with
+                is counted as invalid, and said once in the log.
+            prediction_id: which prediction; it is looked for in ``outcomes``, by any process and at any time. However
+                often its label comes, a prediction is counted once: repetitions, contradictions (the first label
+                stays), labels that come late and ids that nobody knows are counted by kind.
+            score: what the model had answered, where the caller kept it: counted at once, by no store and no id.
+            value: what was at stake, not negative, as the amount of a transaction.
+            currency: of the value, as ISO 4217 names it.
+            time: when the label came, seconds since the epoch; now unless given.
+
+        Raises:
+            ValueError: neither or both of ``prediction_id`` and ``score`` are given, there is no store to look in, the
+                profile has no outputs, or label or value are missing, negative or not finite.
+            TypeError: an argument is of the wrong type.
+        """
+        if (prediction_id is None) == (score is None):
+            raise ValueError("outcome needs the prediction it is of: either prediction_id= or score=")
+        performance = self._performance
+        if performance is None:
+            raise ValueError(NO_OUTPUTS)
+        if prediction_id is not None and self._following is None:
+            raise ValueError(f"prediction_id= needs a store to look in: {NO_STORE}")
+        found = checked_label(label)
+        amount, unit = checked_amount(value, currency)
+        checked_id = None if prediction_id is None else prediction_ids.checked(prediction_id)
+        when = None if time is None else number("time", time, at_least=0.0)
+        try:
+            if self._closed:
+                return
+            self._look_if_due()
+            if not valid_label(performance, found):
+                performance.add_result("invalid")
+                self._log.once(f"a label that is none of the model's classes, of type {type(label).__name__}")
+            elif self._following is not None and checked_id is not None:
+                self._following.submit(checked_id, found, amount, unit, when)
+            else:
+                if self._outcome_series is not None:
+                    self._outcome_series.registers = True
+                performance.add_scored(self._tally.encode(score), found, amount, unit)
+            if performance.full:
+                self._counting.fold_if_full()
+        except Exception as error:  # noqa: BLE001 - whoever learns labels has others to tell
+            guard.report("outcomes", error)
+
+    def joined(self, joined: Joined) -> None:
+        """Count a label that a job joined itself: ``store.join(labels, told=monitor.joined)``.
+
+        Raises:
+            ValueError: the monitor has no store.
+        """
+        if self._following is None:
+            raise ValueError(f"a monitor counts what its store joined: {NO_STORE}")
+        self._following.joined(joined)
+        if self._performance is not None and self._performance.full:
+            self._counting.fold_if_full()
+
     def describe(self, span: Span, inputs: Any) -> None:
         """Put on ``span`` what is odd about ``inputs``, and the event where it is the first of a new drift status."""
         try:
-            if self._said != self._now:
-                self._say_change(span)
+            drift = self._drift
+            if drift.changed:
+                drift.say_change(span)
             if inputs is not None:
                 odd = self._tally.inspect(inputs)
                 for key, count in zip(_ODDITIES, odd, strict=True):
@@ -199,24 +310,6 @@ class Monitor:
                         span.set_attribute(key, count)
         except Exception as error:  # noqa: BLE001 - the caller's request goes on
             guard.report("monitor", error)
-
-    def _say_change(self, span: Span) -> None:
-        before, status = self._said[0], self._now[0]
-        quicker, self._said = self._said == self._now, self._now
-        if quicker or (before == _INSUFFICIENT and status == "ok"):
-            return  # another thread's span was quicker, or the first data are in
-        span.set_attributes(self.drift_attributes)  # it may have changed since the span began
-        moved = self._moved
-        named = list(moved)[:_NAMED_IN_EVENT]
-        span.add_event(
-            semconv.DRIFT_EVENT,
-            {
-                semconv.DRIFT_STATUS: status,
-                semconv.DRIFT_PREVIOUS_STATUS: before,
-                semconv.DRIFT_FEATURES: named,
-                semconv.DRIFT_SINCE: [moment(moved[name].since) for name in named],
-            },
-        )
 
     def _look_if_due(self) -> None:
         try:
@@ -248,12 +341,15 @@ class Monitor:
         try:
             ended = counting.advance(self._clock() if now is None else now)
         except BaseException:
-            self._forget_drift()
+            self._drift.forget()
             self._wait_until(counting.due or 0.0)
             raise
         if ended:
-            self._publish(counting.results() or ())
-            self._say_oddities()
+            self._log.drift(*self._drift.publish(counting.results() or ()))
+            self._log.oddities()
+            self._publish_performance()
+            if self._following is not None:
+                self._following.count_mature(self._clock())
         due = counting.due or 0.0
         self._wait_until(due)
         return due
@@ -264,64 +360,16 @@ class Monitor:
         if self._inline or self._kept:
             self._due, self._back = (due if self._inline else due + pane), due - 3 * pane
 
-    def _publish(self, results: Sequence[DriftResult]) -> None:
-        """Make the newest results what spans carry from now on."""
-        features = len(self.profile.features)
-        status = overall(results)
-        attributes: dict[str, str | float] = {semconv.PROFILE_ID: self.profile.id, semconv.DRIFT_STATUS: status}
-        names = [encodable(one.name if i < features else f"prediction.{one.name}") for i, one in enumerate(results)]
-        ranked = sorted(zip(results, names, strict=True), key=_furthest, reverse=True)
-        worst, name = ranked[0]
-        if worst.status != _INSUFFICIENT and worst.psi == worst.psi:
-            attributes[semconv.DRIFT_SCORE] = worst.psi
-            attributes[semconv.DRIFT_FEATURE] = name
-        self.drift_attributes = attributes
-        moved = {each: result for result, each in ranked if result.status == "drift"}
-        before, self._moved = self._moved, moved
-        self._now = (status, tuple(sorted(moved)))
-        self._log_changes(
-            {each: result for each, result in moved.items() if each not in before},
-            [(each, result.status) for result, each in ranked if each in before and each not in moved],
-        )
-
-    def _log_changes(self, begun: Mapping[str, DriftResult], ended: Sequence[tuple[str, Status]]) -> None:
-        model = self.profile.model if self.profile.version is None else f"{self.profile.model} {self.profile.version}"
-        if begun:
-            shown = "; ".join(_drift_line(name, result) for name, result in list(begun.items())[:_NAMED_IN_LOG])
-            more = f"; and {len(begun) - _NAMED_IN_LOG} more" if len(begun) > _NAMED_IN_LOG else ""
-            _drift_logger.warning("model %r drifts: %s%s", model, shown, more)
-        over = [name for name, status in ended if status == "ok"]
-        if over:
-            _drift_logger.warning("model %r: no longer drifting: %s", model, _listed(over))
-        undecided = [name for name, status in ended if status != "ok"]
-        if undecided:
-            _drift_logger.warning(
-                "model %r: whether it still drifts cannot be told, there is too little independent data: %s",
-                model,
-                _listed(undecided),
-            )
-
-    def _say_oddities(self) -> None:
-        new = [name for name in list(self._tally.rows.unknown) if name not in self._named]
-        if new:
-            self._named.update(new)
-            _logger.warning(
-                "model %r: rows have keys that its profile does not know: %s (said once; counted in status().unknown)",
-                self.profile.model,
-                ", ".join(map(repr, new[:10])),
-            )
-        if self._tally.refusals:
-            reason = self._tally.refusals.popleft()
-            if reason not in self._named and len(self._named) < 1000:
-                self._named.add(reason)
-                _logger.warning("model %r: not counted: %s (said once)", self.profile.model, reason)
+    def _publish_performance(self) -> None:
+        before, self._estimates = self._estimates, self._counting.estimates()
+        self._log.performance(before, self._estimates)
 
     def status(self) -> MonitorStatus:
         """Everything known at this moment, the running pane included; computed for this call."""
         if not self._closed and self._inline:
             self._look_if_due()
         results, rows = self._counting.now()
-        self._say_oddities()
+        self._log.oddities()
         features = len(self.profile.features)
         outputs = {one.name: one for one in results[features:]}
         return MonitorStatus(
@@ -338,17 +386,35 @@ class Monitor:
             refused=self._tally.refused_rows,
             omitted_series=self._series.omitted,
             limits=self._limits,
+            performance=self._counting.estimates_now(),
         )
 
     def close(self) -> None:
-        """Stop: later observations are ignored, the final counts are still sent. Closing twice changes nothing."""
+        """Stop: later observations are ignored, the final counts are still sent. Closing twice changes nothing.
+
+        Labels that wait for a store are given five seconds.
+        """
+        if not self._closed:
+            self.finish(_LONGEST_FINISH_S)
         self._closed = True
         self._retire()
+
+    def finish(self, timeout: float) -> None:
+        """Wait up to ``timeout`` seconds until the store has written what it was given and has joined its labels."""
+        if self._following is not None:
+            self._following.finish(timeout)
 
     def start_afresh(self) -> None:
         """Begin again from zero: in a forked child, what was counted is the parent's."""
         self._counting.start_afresh()
+        if self._following is not None:
+            self._following.start_afresh()
         self._make_quiet()
+
+    @property
+    def drift_attributes(self) -> dict[str, str | float]:
+        """What spans carry of drift until the next pane ends; not to be written to."""
+        return self._drift.attributes
 
     def definition(self, key: object, make: Callable[[], Definition]) -> Definition:
         """The definition of an operation with this monitor, made once for each ``key``."""
@@ -361,7 +427,17 @@ class Monitor:
 
     def add_drift(self, attributes: Attributes) -> None:
         """Add the last computed drift state to a span's attributes: nothing is computed here."""
-        attributes.update(self.drift_attributes)
+        attributes.update(self._drift.attributes)
+
+    def check(self, inputs: Any, *, values: bool = False, limit: int = 1_000) -> tuple[Violation, ...]:
+        """What in a row breaks the contract of the profile, for whoever wants to refuse it; empty where nothing does.
+
+        Takes what :meth:`observe` takes and counts nothing; of a batch the first ``limit`` violations, each with its
+        row. A value breaks the contract that the reference never had a like of: of another type, out of its range, of a
+        category that it does not have, missing where it has none missing. Nothing raises. With ``values`` the messages
+        quote what was found.
+        """
+        return self._tally.contract.check(inputs, values=values, limit=limit)
 
 
 _ODDITIES = (semconv.INPUT_MISSING, semconv.INPUT_OUT_OF_RANGE, semconv.INPUT_UNSEEN)
@@ -372,46 +448,10 @@ def _unpickled(profile: Profile, settings: dict[str, Any]) -> Monitor:
     return Monitor(profile, **settings)
 
 
-def _positive(name: str, value: Any) -> float:
-    checked = number(name, value, at_least=0.0)
-    if checked <= 0:
-        raise ValueError(f"{name} must be positive, got {value!r}")
-    return checked
-
-
-def _whole(name: str, value: Any, *, at_least: int) -> int:
-    try:
-        whole = operator.index(value)
-    except TypeError:
-        whole = at_least - 1
-    if isinstance(value, bool) or whole < at_least:
-        raise ValueError(f"{name} must be a whole number from {at_least}, got {value!r}")
-    return whole
-
-
-def _checked_methods(methods: Sequence[str]) -> tuple[str, ...]:
-    known = ("psi_adjusted", *METHODS)
-    if not isinstance(methods, (list, tuple)) or not all(method in known for method in methods):
-        raise ValueError(f"methods must be a list of some of {', '.join(known)}, got {methods!r}")
-    return tuple(dict.fromkeys(methods))
-
-
-def _drift_line(name: str, result: DriftResult) -> str:
-    """What a person needs at 3 a.m.: what spoke, since when, how sure, how far."""
-    who = " and ".join(said for said, true in (("verdict", result.drifted), ("alarm", result.alarm)) if true)
-    sure = f", evidence 10^{result.evidence:.0f}" if result.alarm else f", p {result.p_value:.1g}"
-    return f"{name!r} since {moment(result.since)} ({who}{sure}, PSI of the window {result.psi:.3f})"
-
-
-def _listed(names: Sequence[str]) -> str:
-    shown = ", ".join(map(repr, names[:_NAMED_IN_LOG]))
-    return f"{shown} and {len(names) - _NAMED_IN_LOG} more" if len(names) > _NAMED_IN_LOG else shown
-
-
-def _furthest(ranked: tuple[DriftResult, str]) -> tuple[bool, bool, float, float]:
-    result = ranked[0]
-    adjusted = result.psi_adjusted if result.psi_adjusted == result.psi_adjusted else -1.0
-    return result.status == "drift", result.status == "ok", adjusted, result.evidence
+def _finish_all(timeout: float) -> None:
+    """Let the labels that monitors were told be joined, so that they are in what is sent last."""
+    for monitor in list(_monitors):
+        monitor.finish(timeout)
 
 
 def _after_fork_in_child() -> None:
@@ -419,6 +459,8 @@ def _after_fork_in_child() -> None:
     inherited, _monitors = list(_monitors), weakref.WeakSet()
     collected.after_fork_in_child()
     series.after_fork_in_child()
+    outcome_series.after_fork_in_child()
+    prediction_ids.after_fork_in_child()
     keeper.after_fork_in_child()
     for monitor in inherited:
         monitor.start_afresh()

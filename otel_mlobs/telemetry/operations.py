@@ -7,23 +7,31 @@ a mistake shows at import and not in the middle of a request.
 from __future__ import annotations
 
 import functools
-import inspect
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from otel_mlobs import semconv
 from otel_mlobs.telemetry import instruments
+from otel_mlobs.telemetry.arguments import (
+    checked_attributes,
+    checked_callable,
+    checked_count,
+    checked_expected,
+    checked_inputs,
+    checked_label,
+    checked_reading,
+    input_picker,
+)
 from otel_mlobs.telemetry.kinds import AttributeValue, Definition, cached_definition
-from otel_mlobs.telemetry.readings import encodable, plain
+from otel_mlobs.telemetry.readings import encodable
 from otel_mlobs.telemetry.running import IDLE, Operation, current_operation, finish, idle_of, start
 from otel_mlobs.telemetry.wrapping import wrap
 
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from otel_mlobs.telemetry.lookups import Reading
     from otel_mlobs.telemetry.monitor import Monitor
-    from otel_mlobs.telemetry.wrapping import InputPicker, OutputPicker
 
 __all__ = [
     "Operation",
@@ -61,21 +69,23 @@ class OperationSpec:
         exception_messages: bool | None = None,
         requested: int | None = None,
         monitor: Monitor | None = None,
+        reading: Reading | None = None,
     ) -> None:
         if exception_messages is not None and not isinstance(exception_messages, bool):
             raise TypeError(f"exception_messages must be true, false or None, got {exception_messages!r}")
-        checked = tuple((key, _checked_label(key, value)) for key, value in labels.items() if value is not None)
+        checked = tuple((key, checked_label(key, value)) for key, value in labels.items() if value is not None)
         self._target = None if target is None else encodable(target)
         self._definition_arguments = (
             encodable(operation),
             checked,
             requested,
-            _checked_expected(expected),
+            checked_expected(expected),
             exception_messages,
+            reading,
         )
-        self._inputs = _checked_inputs(inputs)
-        self._outputs = _checked_callable("outputs", outputs)
-        self._attributes = _checked_attributes(attributes)
+        self._inputs = checked_inputs(inputs)
+        self._outputs = checked_callable("outputs", outputs)
+        self._attributes = checked_attributes(attributes)
         self._monitor = monitor
         self._running: list[Operation] = []
 
@@ -95,7 +105,7 @@ class OperationSpec:
         while isinstance(named, functools.partial):
             named = named.func
         definition = self._definition(getattr(named, "__name__", type(named).__name__))
-        picker = _input_picker(function, self._inputs)
+        picker = input_picker(function, self._inputs)
         if self._monitor is not None and picker is None:
             raise ValueError(
                 f"say which parameter of {getattr(named, '__qualname__', repr(named))} holds the model's inputs, as "
@@ -147,7 +157,7 @@ class OperationSpec:
         return _removed(found, running)
 
     def _definition(self, function_name: str | None) -> Definition:
-        operation, labels, requested, expected, messages = self._definition_arguments
+        operation, labels, requested, expected, messages, reading = self._definition_arguments
         # operation("rerank") over def rerank is called "rerank", not "rerank rerank"
         target = self._target or (function_name if function_name != operation else None)
         if self._monitor is not None:
@@ -158,11 +168,11 @@ class OperationSpec:
             )
             return self._monitor.definition(key, lambda: self._new_definition(target))
         if not self._attributes:
-            return cached_definition(operation, target, labels, requested, expected, messages)
+            return cached_definition(operation, target, labels, requested, expected, messages, reading)
         return self._new_definition(target)
 
     def _new_definition(self, target: str | None) -> Definition:
-        operation, labels, requested, expected, messages = self._definition_arguments
+        operation, labels, requested, expected, messages, reading = self._definition_arguments
         return Definition(
             operation,
             target,
@@ -172,6 +182,7 @@ class OperationSpec:
             expected=expected,
             exception_messages=messages,
             monitor=self._monitor,
+            reading=reading,
         )
 
 
@@ -183,6 +194,9 @@ def feature_lookup(
     store: str | None = None,
     view: str | None = None,
     features: Sequence[str] | int | None = None,
+    timestamp: str | int | Callable[[Any], object] | None = None,
+    objective: str | float | None = None,
+    default: object = None,
     model: str | None = None,
     version: str | int | None = None,
     inputs: str | Callable[..., object] | None = None,
@@ -198,6 +212,9 @@ def feature_lookup(
     store: str | None = None,
     view: str | None = None,
     features: Sequence[str] | int | None = None,
+    timestamp: str | int | Callable[[Any], object] | None = None,
+    objective: str | float | None = None,
+    default: object = None,
     **options: Any,
 ) -> Any:
     """Trace and time the fetching of features for one or more entities.
@@ -207,13 +224,26 @@ def feature_lookup(
         store: The feature store, as ``"redis"``.
         view: The feature view, table or group, as ``"user_features"``; the span is named after it.
         features: The names asked for, or how many: with them, a feature that the store leaves out counts as missing.
+        timestamp: Where the result says when its features were made: a key, column or attribute, or a position in a
+            row that is a sequence; or a callable that gets the result and returns one timestamp, or one per entity.
+            Datetimes (naive ones are UTC), seconds since 1970 (milli-, micro- and nanoseconds are told by their size),
+            ISO 8601 text, bytes, and the columns of pandas, polars, Arrow and numpy are read.
+        objective: How old features may be, as ``"15m"`` or in seconds; what :func:`otel_mlobs.configure` was told
+            (``feature_age_objective``) unless set.
+        default: What an entity is answered with that was not found, or a callable that gets its row (of a frame or
+            array the whole of it) and says whether it is such a stand-in, of a frame also row by row.
         options: ``model``, ``version``, ``inputs``, ``outputs``, ``attributes``, ``expected``,
             ``exception_messages``, as for :func:`prediction`.
 
     The result says how many values were found and how many are missing: a mapping, a sequence, an array or a frame;
-    null, NaN and absent values are missing.
+    null, NaN and absent values are missing. An entity without any is a miss. All is counted per view, sampled or not.
+
+    Raises:
+        TypeError: an argument is of the wrong type.
+        ValueError: ``timestamp``, ``objective`` or ``default`` without ``view``, or an objective that is no duration.
     """
-    requested = _checked_count("features", features)
+    requested = checked_count("features", features)
+    reading = checked_reading(view, timestamp, objective, default)
     labels = {
         semconv.MODEL_NAME: options.pop("model", None),
         semconv.MODEL_VERSION: options.pop("version", None),
@@ -221,7 +251,8 @@ def feature_lookup(
         semconv.FEATURE_VIEW_NAME: view,
     }
     return _apply(
-        OperationSpec(semconv.FEATURE_LOOKUP, view or store, labels, requested=requested, **options), function
+        OperationSpec(semconv.FEATURE_LOOKUP, view or store, labels, requested=requested, reading=reading, **options),
+        function,
     )
 
 
@@ -255,7 +286,7 @@ def candidate_generation(
     The result gives the count; scores are summarised where they come as floats, ``(item, score)`` pairs, mappings
     with a ``"score"``, a mapping from item to score, or a frame with a column ``score``.
     """
-    requested = _checked_count("k", k)
+    requested = checked_count("k", k)
     model = options.pop("model", None)
     labels = {
         semconv.MODEL_NAME: model,
@@ -274,6 +305,7 @@ def ranking(
     *,
     model: str | None = None,
     version: str | int | None = None,
+    variant: str | None = None,
     inputs: str | Callable[..., object] | None = None,
     outputs: Callable[[Any], object] | None = None,
     attributes: Mapping[str, AttributeValue] | None = None,
@@ -285,8 +317,8 @@ def ranking(function: F | None = None, /, **options: Any) -> Any:
 
     Args:
         function: The callable, where the decorator stands bare.
-        options: ``model``, ``version``, ``inputs`` (the items that go in, as ``inputs="items"``), ``outputs``,
-            ``attributes``, ``expected``, ``exception_messages``, as for :func:`prediction`.
+        options: ``model``, ``version``, ``variant``, ``inputs`` (the items that go in, as ``inputs="items"``),
+            ``outputs``, ``attributes``, ``expected``, ``exception_messages``, as for :func:`prediction`.
 
     Items that went in and came out are counted, scores are summarised as for :func:`candidate_generation`.
     """
@@ -300,6 +332,7 @@ def prediction(
     *,
     model: str | None = None,
     version: str | int | None = None,
+    variant: str | None = None,
     monitor: Monitor | None = None,
     inputs: str | Callable[..., object] | None = None,
     outputs: Callable[[Any], object] | None = None,
@@ -315,6 +348,7 @@ def prediction(function: F | None = None, /, **options: Any) -> Any:
         options: In detail:
 
             - ``model``, ``version``: as the model registry names them; the span is named after the model.
+            - ``variant``: of an A/B test or shadow deployment, as ``feature_flag.result.variant``; a handful of values.
             - ``monitor``: a :class:`otel_mlobs.Monitor` that counts inputs and outputs, sampled or not; ``model`` and
               ``version`` are then its profile's. Spans carry its last drift state.
             - ``inputs``: the parameter that holds the inputs, as ``inputs="X"``, or a callable that gets the call's
@@ -377,7 +411,11 @@ def operation(
 
 def _of_model(name: str, options: dict[str, Any]) -> OperationSpec:
     model = options.pop("model", None)
-    labels = {semconv.MODEL_NAME: model, semconv.MODEL_VERSION: options.pop("version", None)}
+    labels = {
+        semconv.MODEL_NAME: model,
+        semconv.MODEL_VERSION: options.pop("version", None),
+        semconv.VARIANT: options.pop("variant", None),
+    }
     return OperationSpec(name, model, labels, **options)
 
 
@@ -395,95 +433,3 @@ def _removed(found: Operation, running: list[Operation]) -> Operation | None:
     except ValueError:  # another thread's exit was quicker, or it was never there
         return None
     return None if found is IDLE else found
-
-
-def _input_picker(function: Any, inputs: Any) -> InputPicker | None:
-    """How to find the inputs among a call's arguments; the signature is read once, here."""
-    if callable(inputs):
-        return lambda args, kwargs: inputs(*args, **kwargs)
-    try:
-        parameters = list(inspect.signature(function).parameters.values())
-    except (TypeError, ValueError):  # built-in functions may have none
-        parameters = []
-    if inputs is None:
-        own = [p for p in parameters if p.name not in ("self", "cls")]
-        if len(own) != 1 or own[0].kind in (own[0].VAR_POSITIONAL, own[0].VAR_KEYWORD):
-            return None
-        inputs = own[0].name
-    names = [p.name for p in parameters]
-    if inputs not in names:
-        name = getattr(function, "__qualname__", repr(function))
-        raise ValueError(f"inputs={inputs!r} is no parameter of {name}({', '.join(names)})")
-    index = names.index(inputs)
-    return _picker_of(parameters[index], index)
-
-
-def _picker_of(parameter: inspect.Parameter, index: int) -> InputPicker:
-    name, default = parameter.name, parameter.default
-    if parameter.kind is parameter.VAR_POSITIONAL:
-        return lambda args, _kwargs: args[index:]
-    if parameter.kind is parameter.VAR_KEYWORD:
-        return lambda _args, kwargs: kwargs
-    if default is parameter.empty:
-        default = None
-    if parameter.kind is parameter.KEYWORD_ONLY:
-        return lambda _args, kwargs: kwargs.get(name, default)
-    return lambda args, kwargs: args[index] if len(args) > index else kwargs.get(name, default)
-
-
-def _checked_label(key: str, value: object) -> str:
-    if isinstance(value, str) and value:
-        return encodable(value)
-    if isinstance(value, int) and not isinstance(value, bool) and key == semconv.MODEL_VERSION:
-        return str(value)
-    raise TypeError(f"{key} must be a string that is not empty, got {value!r}")
-
-
-def _checked_inputs(inputs: Any) -> Any:
-    if inputs is None or callable(inputs) or (isinstance(inputs, str) and inputs):
-        return inputs
-    raise TypeError(f"inputs must be a parameter's name or a callable, got {inputs!r}")
-
-
-def _checked_callable(name: str, value: OutputPicker | None) -> OutputPicker | None:
-    if value is None or callable(value):
-        return value
-    raise TypeError(f"{name} must be a callable that gets the result, as lambda r: r['scores'], got {value!r}")
-
-
-def _checked_count(name: str, value: Sequence[str] | int | None) -> int | None:
-    if value is None:
-        return None
-    if isinstance(value, (list, tuple)):
-        return len(value)
-    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
-        return value
-    raise TypeError(f"{name} must be a whole number from 0{' or names' if name == 'features' else ''}, got {value!r}")
-
-
-def _checked_expected(
-    expected: type[BaseException] | Sequence[type[BaseException]],
-) -> tuple[type[BaseException], ...]:
-    if not isinstance(expected, (type, tuple, list, set, frozenset)):
-        raise TypeError(f"expected must name exception classes, got {expected!r}")
-    kinds = (expected,) if isinstance(expected, type) else tuple(expected)
-    for kind in kinds:
-        if not (isinstance(kind, type) and issubclass(kind, BaseException)):
-            raise TypeError(f"expected must name exception classes, got {kind!r}")
-    return kinds
-
-
-def _checked_attributes(attributes: Mapping[str, AttributeValue] | None) -> dict[str, AttributeValue]:
-    if attributes is not None and not isinstance(attributes, Mapping):
-        raise TypeError(f"attributes must map strings to values, got {attributes!r}")
-    checked = dict(attributes or {})
-    for key, value in checked.items():
-        items = value if isinstance(value, (list, tuple)) else (value,)
-        if not isinstance(key, str) or not all(isinstance(item, (str, bool, int, float)) for item in items):
-            raise TypeError(
-                f"attributes must map strings to strings, booleans, numbers or sequences of these, "
-                f"got {key!r}: {value!r}"
-            )
-        if any(isinstance(item, float) and not math.isfinite(item) for item in items):
-            raise ValueError(f"attributes must be finite, got {key!r}: {value!r}")
-    return {encodable(key): plain(value) for key, value in checked.items()}

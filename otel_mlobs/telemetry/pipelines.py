@@ -22,7 +22,7 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from otel_mlobs.telemetry import collected, guard, instruments
 from otel_mlobs.telemetry.outage import reasons
-from otel_mlobs.telemetry.readers import durations_for, wants_delta, with_durations
+from otel_mlobs.telemetry.readers import durations_for, wants_delta, with_histograms
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -254,10 +254,10 @@ class MetricPipeline:
 
     def _collect(self) -> MetricsData | None:
         data = self.reader.get_metrics_data()
-        durations = instruments.own_durations()
-        if durations is None or self._provider is None:
+        histograms = instruments.own_histograms()
+        if not histograms or self._provider is None:
             return data
-        return with_durations(data, durations, delta=self._delta, resource=self._provider.resource)
+        return with_histograms(data, histograms, delta=self._delta, resource=self._provider.resource)
 
     def stop(self) -> bool:
         """Send what is left, twice where errors waited for their zero, and stop the exporter."""
@@ -265,7 +265,7 @@ class MetricPipeline:
         self._wake.set()
         held = instruments.operation_errors.holding_back() or collected.holding_back()
         sent = self.send_now()
-        if held:
+        if held or collected.announcing():
             sent = self.send_now() and sent
         instruments.operation_errors.hold_until_collected(False)
         collected.hold_until_collected(False)

@@ -1,4 +1,4 @@
-"""Our meter provider, and how durations counted beside the SDK come among the metrics it collects."""
+"""Our meter provider, and how histograms counted beside the SDK come among the metrics it collects."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from otel_mlobs.telemetry import instruments
 from otel_mlobs.telemetry.durations import Durations
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from opentelemetry.sdk.metrics.export import MetricReader
     from opentelemetry.sdk.resources import Resource
@@ -82,32 +82,40 @@ def wants_delta(temporality: Mapping[type, Any] | None) -> bool:
     return (temporality or {}).get(HistogramInstrument) is AggregationTemporality.DELTA
 
 
-def with_durations(data: MetricsData | None, durations: Durations, *, delta: bool, resource: Resource) -> MetricsData:
-    """``data`` with ``mlobs.operation.duration`` as ``durations`` counted it, instead of the SDK's if it is there.
+def with_histograms(
+    data: MetricsData | None,
+    histograms: Sequence[tuple[semconv.Metric, Durations]],
+    *,
+    delta: bool,
+    resource: Resource,
+) -> MetricsData:
+    """``data`` with each of ``histograms`` as we counted it, instead of the SDK's if it is there.
 
     The SDK may have collected nothing, or nothing of ours: with delta temporality it leaves out what did not change.
     """
-    name = semconv.OPERATION_DURATION.name
     now = time.time_ns()
-    points = [_point(taken, now, durations.bounds) for taken in durations.take(delta=delta)]
-    groups = [] if data is None else list(data.resource_metrics)
-    if not points:
-        return MetricsData(groups)
     temporality = AggregationTemporality.DELTA if delta else AggregationTemporality.CUMULATIVE
-    metric = semconv.OPERATION_DURATION
-    ours = Metric(name, metric.description, metric.unit, Histogram(points, temporality))
+    ours: dict[str, Metric] = {}
+    for metric, counted in histograms:
+        points = [_point(taken, now) for taken in counted.take(delta=delta)]
+        if points:
+            found = Metric(metric.name, metric.description, metric.unit, Histogram(points, temporality))
+            ours[metric.name] = found
+    groups = [] if data is None else list(data.resource_metrics)
+    if not ours:
+        return MetricsData(groups)
     if not groups:
         groups = [ResourceMetrics(resource, [], "")]
     first, *rest = groups  # one provider has one resource
     others = [scope for scope in first.scope_metrics if scope.scope.name != instruments.SCOPE]
     own = next((scope for scope in first.scope_metrics if scope.scope.name == instruments.SCOPE), None)
-    kept = [] if own is None else [found for found in own.metrics if found.name != name]
+    kept = [] if own is None else [found for found in own.metrics if found.name not in ours]
     scope = own.scope if own else InstrumentationScope(instruments.SCOPE, __version__, semconv.SCHEMA_URL)
-    with_ours = ScopeMetrics(scope, [*kept, ours], semconv.SCHEMA_URL)
+    with_ours = ScopeMetrics(scope, [*kept, *ours.values()], semconv.SCHEMA_URL)
     return MetricsData([ResourceMetrics(first.resource, [*others, with_ours], first.schema_url), *rest])
 
 
-def _point(taken: Snapshot, now: int, bounds: tuple[float, ...]) -> HistogramDataPoint:
+def _point(taken: Snapshot, now: int) -> HistogramDataPoint:
     return HistogramDataPoint(
         attributes=dict(taken.labels),
         start_time_unix_nano=taken.start,
@@ -115,7 +123,7 @@ def _point(taken: Snapshot, now: int, bounds: tuple[float, ...]) -> HistogramDat
         count=sum(taken.counts),
         sum=taken.total,
         bucket_counts=taken.counts,
-        explicit_bounds=bounds,
+        explicit_bounds=taken.bounds,
         min=taken.minimum,
         max=taken.maximum,
         exemplars=[

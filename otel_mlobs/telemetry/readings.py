@@ -161,11 +161,17 @@ def features(value: object) -> tuple[int, int] | None:
     return _features_of_array(value)
 
 
-_NEVER_MISSING = frozenset((int, str, bool))
+_NEVER_MISSING = frozenset((int, str, bool, bytes))
 
 
 def _features_of_row(values: Collection[Any], rows: tuple[type, ...]) -> tuple[int, int]:
-    """Count in one pass, the usual types first; where one of the values is itself a row, all are."""
+    """Count the values of one row; where one of them is itself a row, all are."""
+    counted = flat_features(values, rows)
+    return _added(features_within(row) for row in values) if counted is None else counted
+
+
+def flat_features(values: Collection[Any], rows: tuple[type, ...] = ()) -> tuple[int, int] | None:
+    """How many of ``values`` are found and missing, in one pass; None where one of them is an instance of ``rows``."""
     missing = 0
     for inner in values:
         kind = type(inner)
@@ -174,13 +180,13 @@ def _features_of_row(values: Collection[Any], rows: tuple[type, ...]) -> tuple[i
                 missing += 1
         elif kind not in _NEVER_MISSING:
             if isinstance(inner, rows):
-                return _added(_features_within(row) for row in values)
+                return None
             if is_missing(inner):
                 missing += 1
     return len(values) - missing, missing
 
 
-def _features_within(row: Any) -> tuple[int, int] | None:
+def features_within(row: Any) -> tuple[int, int] | None:
     """The features of one row among several; what is nested within it is a value, however deep."""
     if isinstance(row, Mapping):
         return _features_of_row(row.values(), ())

@@ -14,7 +14,7 @@ from opentelemetry import context as otel_context
 from opentelemetry import trace
 
 from otel_mlobs import semconv
-from otel_mlobs.telemetry import failures, guard, hooks, instruments, readings
+from otel_mlobs.telemetry import failures, guard, hooks, instruments, prediction_ids, readings
 from otel_mlobs.telemetry.kinds import Definition
 
 if TYPE_CHECKING:
@@ -52,13 +52,15 @@ class Operation:
     Its methods may be called from any thread; once the operation has ended they change nothing.
     """
 
-    __slots__ = ("_context", "_definition", "_parent", "_recorded", "_recording", "_span", "_started", "_token")
+    __slots__ = ("_context", "_definition", "_parent", "_prediction_id", "_recorded", "_recording", "_span", "_started",
+                 "_token")  # fmt: skip
 
     _definition: Definition
     _span: Span
     _context: Context
     _token: Any
     _parent: Operation | None
+    _prediction_id: str | None
     _recorded: BaseException | None
     _recording: bool
     _started: float
@@ -88,6 +90,33 @@ class Operation:
         """Whether what is written to the operation will be seen: false once it ended or if it is not sampled."""
         return self._recording
 
+    @property
+    def prediction_id(self) -> str | None:
+        """By what a later label finds this prediction: what it was set to, else made when it is first asked for.
+
+        None where no operation runs. Of a batch it is the first part of every row's id: ``<id>.0``, ``<id>.1``, ….
+        """
+        if self._prediction_id is None and self._context is not _EMPTY and self is not IDLE:
+            self._prediction_id = prediction_ids.new()
+            self.set_attribute(semconv.PREDICTION_ID, self._prediction_id)
+        return self._prediction_id
+
+    @prediction_id.setter
+    def prediction_id(self, value: object) -> None:
+        if self is IDLE:
+            return
+        try:
+            self._prediction_id = prediction_ids.checked(value)
+        except (TypeError, ValueError) as error:  # a request without an id of its own goes on, and gets one of ours
+            guard.report("prediction_id", error)
+            return
+        self.set_attribute(semconv.PREDICTION_ID, self._prediction_id)
+
+    @property
+    def told_prediction_id(self) -> str | None:
+        """The prediction's id if it was set or asked for; none is made."""
+        return self._prediction_id
+
     def has_recorded(self, error: BaseException) -> bool:
         """Whether ``error`` is written to this operation's span or to one beneath it."""
         return self._recorded is error
@@ -104,19 +133,32 @@ class Operation:
             except Exception as error:  # noqa: BLE001 - a foreign span must not break the caller
                 guard.report("set_attribute", error)
 
-    def record(self, *, inputs: object = None, outputs: object = None) -> None:
+    def record(self, *, inputs: object = None, outputs: object = None, prediction_id: object = None) -> None:
         """Put on the span what ``inputs`` and ``outputs`` say of themselves: sizes, counts, score summaries.
 
         Takes rows, batches, arrays, frames, tensors, lists and mappings, as :mod:`otel_mlobs.telemetry.readings`
         describes; what cannot be read leaves no attribute. The values themselves are never recorded.
+        ``prediction_id`` is what a later label will name the prediction by, of a batch one for each row; where it is
+        left out, and the monitor waits for labels, :attr:`prediction_id` is.
         """
         definition = self._definition
-        if definition.monitor is not None and self._context is not _EMPTY:
-            definition.monitor.observe(inputs, outputs)  # counts are kept of what is not sampled, too
-        if not self._recording:
+        monitor = definition.monitor
+        if monitor is not None and self._context is not _EMPTY:  # counts are kept of what is not sampled, too
+            if monitor.follows and outputs is not None:
+                if prediction_id is None:
+                    prediction_id = self.prediction_id
+                monitor.observe(inputs, outputs, prediction_id=prediction_id, variant=definition.variant)
+            else:
+                monitor.observe(inputs, outputs)
+        counter = definition.counter if self._context is not _EMPTY else None
+        if not self._recording and counter is None:
             return
         try:
             attributes: Attributes = {}
+            if counter is not None and (outputs is not None or inputs is None):  # None is an answer: nothing was found
+                counter.read(self, attributes, outputs, outputs)
+                if not self._recording:
+                    return
             if outputs is not None and definition.read_outputs is not None:
                 if definition.operation == semconv.PREDICTION and inputs is None:
                     _batch_size_from_outputs(outputs, attributes)
@@ -141,6 +183,7 @@ def idle_of(definition: Definition) -> Operation:
     idle._context = otel_context.Context()
     idle._span = trace.INVALID_SPAN
     idle._recording = False
+    idle._prediction_id = None
     return idle
 
 
@@ -161,7 +204,7 @@ def start(definition: Definition, attributes: Attributes) -> Operation | None:
             _prepare(definition)
         operation = Operation()
         operation._definition = definition
-        operation._recorded = None
+        operation._recorded = operation._prediction_id = None
         parent = otel_context.get_current()
         operation._parent = parent.get(_KEY)  # type: ignore[assignment]
         operation._span = span = instruments.start_span(
@@ -187,6 +230,8 @@ def _prepare(definition: Definition) -> None:
     generation = instruments.generation
     instruments.operation_errors.announce(definition.metric_attributes)
     definition.duration = instruments.duration_of(definition.metric_attributes)
+    if definition.counter is not None:
+        definition.counter.prepare()
     definition.generation = generation
 
 
@@ -233,11 +278,12 @@ def finish(
                 duration = _fail(operation, error)
             except Exception as broken:  # noqa: BLE001 - an exception of the user's may answer no question
                 guard.report("error", broken)
-        if write is not None and operation._recording:
+        if write is not None and (operation._recording or definition.counter is not None):
             try:
                 attributes: Attributes = {}
                 write(operation, attributes, result)
-                _set(operation._span, attributes)
+                if operation._recording:
+                    _set(operation._span, attributes)
             except Exception as unreadable:  # noqa: BLE001 - the span still ends, with what is known
                 guard.report("outputs", unreadable)
         for hook in hooks.registered:

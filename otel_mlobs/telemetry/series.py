@@ -7,7 +7,9 @@ import time
 from typing import TYPE_CHECKING
 
 from otel_mlobs import semconv
+from otel_mlobs.core.contract import KINDS, kinds_of, no_violations
 from otel_mlobs.telemetry import collected
+from otel_mlobs.telemetry.instruments import model_labels
 from otel_mlobs.telemetry.readings import encodable
 
 if TYPE_CHECKING:
@@ -31,14 +33,13 @@ class ModelSeries:
     """The monitors of one model, version and profile, collected as one; a :class:`~collected.Group`."""
 
     def __init__(self, profile: Profile, reference: Reference, methods: Sequence[str], max_series: int) -> None:
-        self._model: Labels = {semconv.MODEL_NAME: encodable(profile.model), semconv.PROFILE_ID: profile.id}
-        if profile.version is not None:
-            self._model[semconv.MODEL_VERSION] = encodable(profile.version)
+        self._model: Labels = model_labels(profile.model, profile.version, profile.id)
         self._reference = reference
         self._methods = tuple(methods)
         self._rows = profile.rows
         # What ended monitors have counted, and what the others count: replaced as one, so that both are of one moment
-        self._state: tuple[Counts, tuple[Counting, ...]] = (reference.counts.astype("int64") * 0, ())
+        none = reference.counts.astype("int64") * 0
+        self._state: tuple[tuple[Counts, Counts], tuple[Counting, ...]] = ((none, no_violations(profile.features)), ())
         self._lock = threading.RLock()
         self._ended_at = 0.0
         self.zeroed: set[str] = set()
@@ -51,13 +52,22 @@ class ModelSeries:
             names.append({**self._model, key: encodable(column.name)})
         # Predictions matter most: where not all fit, they come first, then features in the profile's order.
         order = [*range(features, len(names)), *range(features)]
-        kept, self.omitted = self._kept(order, max_series, range(features))
+        kept, room, self.omitted = self._kept(order, max_series, range(features))
         self._features = [index for index in range(features) if index in kept]
         self._outputs = [index for index in range(features, len(names)) if index in kept]
         self._names = names
+        self._breakable = self._room_for_violations(profile, room)
 
-    def _kept(self, order: Sequence[int], max_series: int, features: range) -> tuple[set[int], int]:
-        """Which columns have series, and how many series are left out."""
+    def _room_for_violations(self, profile: Profile, room: int) -> list[tuple[int, int]]:
+        """Which feature and kind have a series of violations: the least important, so what room is left is theirs."""
+        breakable = [
+            (index, KINDS.index(kind)) for index, column in enumerate(profile.features) for kind in kinds_of(column)
+        ]
+        self.omitted += max(0, len(breakable) - room)
+        return breakable[: max(0, room)]
+
+    def _kept(self, order: Sequence[int], max_series: int, features: range) -> tuple[set[int], int, int]:
+        """Which columns have series, how many more there may be, and how many are left out."""
         kept: set[int] = set()
         room, omitted = max_series - 3, 0  # rows, threshold and what is omitted belong to the model
         for index in order:
@@ -69,7 +79,7 @@ class ModelSeries:
                 kept.add(index)
             else:
                 omitted += needed
-        return kept, omitted
+        return kept, 0 if omitted else room, omitted
 
     def add(self, counting: Counting) -> None:
         """Collect what ``counting`` counts from now on."""
@@ -80,12 +90,12 @@ class ModelSeries:
 
     def _let_go(self, retired: Sequence[Counting]) -> None:
         """Keep what ended monitors have counted, and them no longer."""
-        totals = [one.totals() for one in retired]  # before the lock: each takes one of its own
+        totals = [(one.totals(), one.violations()) for one in retired]  # before the lock: each takes one of its own
         with self._lock:
             ended, live = self._state
-            for one, counted in zip(retired, totals, strict=True):
+            for one, (counted, violations) in zip(retired, totals, strict=True):
                 if any(other is one for other in live):  # else another collection was quicker
-                    ended = ended + counted
+                    ended = ended[0] + counted, ended[1] + violations
             self._state = (ended, tuple(one for one in live if not any(one is other for other in retired)))
             self._ended_at = time.monotonic()
 
@@ -93,7 +103,7 @@ class ModelSeries:
         """Forget what ended monitors counted: in a forked child it is the parent's to send."""
         self._lock = threading.RLock()
         ended, live = self._state
-        self._state = (ended * 0, live)
+        self._state = ((ended[0] * 0, ended[1] * 0), live)
         self.zeroed, self.started = set(), set()
 
     def points(self, metric: semconv.Metric, *, zero: bool) -> Iterator[tuple[float, Labels]]:
@@ -103,6 +113,8 @@ class ModelSeries:
             yield from self._counts(self._features, zero=zero)
         elif metric is semconv.PREDICTION_OBSERVATIONS:
             yield from self._counts(self._outputs, zero=zero)
+        elif metric is semconv.FEATURE_VIOLATIONS:
+            yield from self._violations(zero=zero)
         elif metric is semconv.FEATURE_REFERENCE:
             yield from self._shares(self._features)
         elif metric is semconv.PREDICTION_REFERENCE:
@@ -117,7 +129,7 @@ class ModelSeries:
                 yield max(thresholds), self._model
         elif metric is semconv.SERIES_OMITTED:
             yield self.omitted, self._model
-        else:
+        elif metric in (semconv.DRIFT_SCORES, semconv.DRIFT_EVIDENCE, semconv.DRIFT_STATUSES):
             yield from self._drift(metric)
 
     def _say_farewell(self) -> None:
@@ -128,7 +140,7 @@ class ModelSeries:
 
     def _counts(self, columns: Sequence[int], *, zero: bool) -> Iterator[tuple[float, Labels]]:
         ended, live = self._state
-        counts = ended if zero else sum((one.totals() for one in live), ended)
+        counts = ended[0] if zero else sum((one.totals() for one in live), ended[0])
         retired = [one for one in live if one.retired]
         if retired:
             self._let_go(retired)
@@ -136,6 +148,12 @@ class ModelSeries:
             row = counts[index].tolist()
             for position, labels in self._cells(index):
                 yield 0 if zero else row[position], labels
+
+    def _violations(self, *, zero: bool) -> Iterator[tuple[float, Labels]]:
+        ended, live = self._state
+        counts = ended[1] if zero else sum((one.violations() for one in live), ended[1])
+        for index, kind in self._breakable:
+            yield 0 if zero else int(counts[index, kind]), {**self._names[index], semconv.VIOLATION: KINDS[kind]}
 
     def _shares(self, columns: Sequence[int]) -> Iterator[tuple[float, Labels]]:
         for index in columns:

@@ -7,10 +7,14 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from otel_mlobs.core.evidence import detectable
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from otel_mlobs.core.drift import DriftResult, Status
+    from otel_mlobs.core.estimates import Estimate
+    from otel_mlobs.core.profile import Profile
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,16 @@ class Limits:
         return f"shifts below {self.shift:.2g} σ, new values in less than {self.new_share:.2%} of the rows, {reference}"
 
 
+def limits_of(profile: Profile, panes_per_alarm: float) -> Limits:
+    """What the profile is too small to tell, with an alarm that rare."""
+    columns = profile.columns
+    rows = min((column.rows for column in columns if column.rows), default=0)
+    if not rows:
+        return Limits(0, math.inf, 1.0)
+    found = detectable(rows, features=len(columns), panes_per_alarm=panes_per_alarm)
+    return Limits(rows, found.shift, found.new_share)
+
+
 @dataclass(frozen=True)
 class MonitorStatus:
     """What a monitor knows at one moment.
@@ -52,6 +66,8 @@ class MonitorStatus:
         refused: rows and batches that did not have the profile's shape; they are in no count.
         omitted_series: series left out because of ``max_series``.
         limits: what the reference is too small to tell, however much traffic comes.
+        performance: figure (``roc_auc``, ``precision``, …) → :class:`Estimate`: what is estimated without labels, and
+            what was measured with those that came. Empty where the profile can tell neither.
     """
 
     status: Status
@@ -67,6 +83,7 @@ class MonitorStatus:
     refused: int
     omitted_series: int
     limits: Limits = field(repr=False)
+    performance: Mapping[str, Estimate] = field(default_factory=dict, repr=False)
 
     def __str__(self) -> str:
         """A table for people: what drifts first, then the rest by how far it moved."""
@@ -83,6 +100,7 @@ class MonitorStatus:
             "p: how often chance alone differs as much in the window. evidence: how much likelier drift is, of late."
         )
         lines.append("verdict: the window's shift is large, and certainly so. alarm: there is drift, however small.")
+        lines += _performance_lines(self.performance)
         if self.unknown:
             lines.append(f"unknown keys: {', '.join(f'{name} ({count:,})' for name, count in self.unknown.items())}")
         if self.refused:
@@ -125,6 +143,33 @@ def _line(one: DriftResult) -> str:
 
 def _short(value: float, form: str) -> str:
     return "-" if math.isnan(value) else format(value, form)
+
+
+def _performance_lines(performance: Mapping[str, Estimate]) -> list[str]:
+    known = [one for one in performance.values() if one.labelled or not math.isnan(one.estimated)]
+    if not known:
+        return []
+    first = known[0]
+    lines = [f"{'performance':17}  {'estimated':23}  {'measured':23}  {'thresholds':15}"]
+    for one in known:
+        estimated = _interval(one.estimated, one.lower, one.upper) + ("" if one.reliable else " unreliable")
+        measured = _interval(one.realized, one.realized_lower, one.realized_upper)
+        thresholds = f"{_short(one.threshold_lower, '.3g')} to {_short(one.threshold_upper, '.3g')}"
+        mark = "  left" if one.alert else ""
+        lines.append(f"{one.metric:17}  {estimated:23}  {measured:23}  {thresholds:15}{mark}".rstrip())
+    share = "-" if math.isnan(first.coverage) else f"{first.coverage:.1%}"
+    lines.append(
+        f"estimated: without labels, from {first.predictions:,} predictions. measured: on {first.labelled:,} labels"
+    )
+    lines[-1] += f" by {first.basis.replace('_', ' ')}; coverage {share}."
+    lines += [f"not to be relied on: {reason}." for reason in first.reasons]
+    return lines
+
+
+def _interval(value: float, lower: float, upper: float) -> str:
+    if math.isnan(value):
+        return "-"
+    return f"{value:.3g} ({_short(lower, '.3g')}, {_short(upper, '.3g')})"
 
 
 def _evidence(logarithm: float) -> str:

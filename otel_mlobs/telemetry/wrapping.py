@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from otel_mlobs import semconv
 from otel_mlobs.telemetry import guard, instruments, readings
 from otel_mlobs.telemetry.kinds import COUNT_OF_YIELDED
-from otel_mlobs.telemetry.running import Operation, finish, resume, start, suspend
+from otel_mlobs.telemetry.running import Operation, current_operation, finish, resume, start, suspend
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Generator
@@ -35,11 +35,11 @@ def wrap(
     begin = _beginning(definition, pick_inputs) if monitor is None else _observing(definition, pick_inputs, monitor)
     called = function if inspect.isroutine(function) else getattr(function, "__call__", function)  # noqa: B004
     if inspect.isasyncgenfunction(function) or inspect.isasyncgenfunction(called):
-        return _wrap_async_generator(function, begin, definition)
+        return _wrap_async_generator(function, begin, definition, _tally(definition, pick_outputs))
     if inspect.isgeneratorfunction(function) or inspect.isgeneratorfunction(called):
-        return _wrap_generator(function, begin, definition)
+        return _wrap_generator(function, begin, definition, _tally(definition, pick_outputs))
     write = _writing(definition, pick_inputs is not None, pick_outputs)
-    observe = None if monitor is None else _outputs_observer(monitor, pick_outputs)
+    observe = None if monitor is None else _outputs_observer(definition, monitor, pick_outputs)
     if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(called):
         return _wrap_coroutine(function, begin, write, observe)
     return _wrap_function(function, begin, write, observe)
@@ -88,7 +88,7 @@ def _observing(definition: Definition, pick: InputPicker | None, monitor: Monito
         except Exception as error:  # noqa: BLE001 - a picker of the user's: the call goes on without its inputs
             guard.report("inputs", error)
         monitor.observe(inputs)
-        if not live():
+        if not (live() or monitor.follows):  # who waits for labels needs the prediction's id, whoever listens
             return None
         attributes = static.copy()
         monitor.add_drift(attributes)
@@ -105,12 +105,18 @@ def _observing(definition: Definition, pick: InputPicker | None, monitor: Monito
     return begin
 
 
-def _outputs_observer(monitor: Monitor, pick: OutputPicker | None) -> Callable[[Any], None]:
+def _outputs_observer(definition: Definition, monitor: Monitor, pick: OutputPicker | None) -> Callable[[Any], None]:
     """What counts the result of a monitored call, whether anybody listens or not."""
 
     def observe(result: Any) -> None:
         try:
-            monitor.observe(None, result if pick is None else pick(result))
+            outputs = result if pick is None else pick(result)
+            if monitor.follows:
+                operation = current_operation()
+                own = operation.prediction_id if operation._definition is definition else None
+                monitor.observe(None, outputs, prediction_id=own, variant=definition.variant)
+            else:
+                monitor.observe(None, outputs)
         except Exception as error:  # noqa: BLE001 - a picker of the user's: the result goes back to the caller
             guard.report("outputs", error)
 
@@ -119,7 +125,13 @@ def _outputs_observer(monitor: Monitor, pick: OutputPicker | None) -> Callable[[
 
 def _writing(definition: Definition, has_inputs: bool, pick: OutputPicker | None) -> Writing | None:
     """What the result says of itself, as attributes."""
-    read = definition.read_outputs
+    counter, read = definition.counter, definition.read_outputs
+    if counter is not None:
+
+        def count(operation: Operation, attributes: Attributes, result: Any) -> None:
+            counter.read(operation, attributes, result, result if pick is None else pick(result))
+
+        return count
     if read is None:
         return None
     counts_rows = definition.operation == semconv.PREDICTION and not has_inputs
@@ -197,26 +209,47 @@ def _wrap_coroutine(
     return call
 
 
-def _count_writer(definition: Definition) -> Writing | None:
+Tally = Callable[[Any, Any], Any]
+
+
+def _tally(definition: Definition, pick: OutputPicker | None) -> Tally:
+    """What keeps account of the items that a generator yields: how many, or what counts them."""
+    counter = definition.counter
+    if counter is None:
+        return lambda so_far, _item: (so_far or 0) + 1
+
+    def tally(so_far: Any, item: Any) -> Any:
+        try:
+            return counter.read_item(so_far, item, item if pick is None else pick(item))
+        except Exception as error:  # noqa: BLE001 - the item goes to the consumer, whatever it says of itself
+            guard.report("outputs", error)
+            return so_far
+
+    return tally
+
+
+def _total_writer(definition: Definition) -> Writing | None:
+    if definition.counter is not None:
+        return definition.counter.close
     key = COUNT_OF_YIELDED.get(definition.operation)
     if key is None:
         return None
 
     def write(_operation: Operation, attributes: Attributes, yielded: Any) -> None:
-        attributes[key] = yielded
+        attributes[key] = yielded or 0
 
     return write
 
 
-def _wrap_generator(function: Any, begin: Beginning, definition: Definition) -> Any:
-    write = _count_writer(definition)
+def _wrap_generator(function: Any, begin: Beginning, definition: Definition, tally: Tally) -> Any:
+    write = _total_writer(definition)
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
         operation = begin(args, kwargs)
         if operation is None:
             return (yield from function(*args, **kwargs))
-        yielded = 0
+        yielded = None
         returned = None
         try:
             generator = function(*args, **kwargs)
@@ -228,7 +261,7 @@ def _wrap_generator(function: Any, begin: Beginning, definition: Definition) -> 
                     returned = stop.value
                     break
                 suspend(operation)
-                yielded += 1
+                yielded = tally(yielded, item)
                 try:
                     argument = yield item
                     step = generator.send
@@ -247,13 +280,13 @@ def _wrap_generator(function: Any, begin: Beginning, definition: Definition) -> 
     return call
 
 
-def _wrap_async_generator(function: Any, begin: Beginning, definition: Definition) -> Any:
-    write = _count_writer(definition)
+def _wrap_async_generator(function: Any, begin: Beginning, definition: Definition, tally: Tally) -> Any:
+    write = _total_writer(definition)
 
     @functools.wraps(function)
     async def call(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
         operation = begin(args, kwargs)
-        yielded = 0
+        yielded = None
         try:
             generator = function(*args, **kwargs)
             step, argument = generator.asend, None
@@ -264,7 +297,7 @@ def _wrap_async_generator(function: Any, begin: Beginning, definition: Definitio
                     break
                 if operation is not None:
                     suspend(operation)
-                yielded += 1
+                    yielded = tally(yielded, item)
                 try:
                     argument = yield item
                     step = generator.asend

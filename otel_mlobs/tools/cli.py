@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from otel_mlobs._version import __version__
 from otel_mlobs.errors import ConfigurationError, MissingExtraError
 from otel_mlobs.settings import PROTOCOLS, SIGNALS, TAKES
-from otel_mlobs.tools import profile_command
+from otel_mlobs.tools import outcomes_command, profile_command
 from otel_mlobs.tools.terminal import printable, progress, shows_unicode
 
 if TYPE_CHECKING:
@@ -32,7 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"otel-mlobs {options.command}: {error}", file=sys.stderr)
         return _USAGE
     except OSError as error:
-        print(f"otel-mlobs {options.command}: {error.strerror or error}: {error.filename or ''}", file=sys.stderr)
+        where = f": {error.filename}" if error.filename else ""
+        print(f"otel-mlobs {options.command}: {error.strerror or error}{where}", file=sys.stderr)
         return _FAILED
     except KeyboardInterrupt:
         return 130
@@ -83,16 +84,19 @@ def _parser() -> argparse.ArgumentParser:
     replay.set_defaults(run=_replay)
 
     rules = commands.add_parser(
-        "rules", help="write Prometheus recording rules: drift over the whole fleet, from its monitors' counts"
+        "rules",
+        help="write Prometheus recording rules: drift, or performance, over the whole fleet from its monitors' counts",
     )
-    rules.add_argument("--drift", action="store_true", required=True, help="the rules for drift")
-    rules.add_argument("--window", default="1h", metavar="TIME", help="how far distances look back (default: 1h)")
-    rules.add_argument("--interval", default="30s", metavar="TIME", help="time between evaluations (default: 30s)")
-    rules.add_argument(
-        "--false-alarms-per-week", type=float, default=1.0, metavar="N", help="of a model's alarm (default: 1)"
+    which = rules.add_mutually_exclusive_group(required=True)
+    which.add_argument("--drift", action="store_true", help="the rules for drift")
+    which.add_argument(
+        "--outcomes", action="store_true", help="the rules for how right models are, and are expected to be"
     )
+    rules.add_argument("--window", metavar="TIME", help="how far they look back (default: 1h, of outcomes 1d)")
+    rules.add_argument("--interval", metavar="TIME", help="time between evaluations (default: 30s, of outcomes 1m)")
+    rules.add_argument("--false-alarms-per-week", type=float, metavar="N", help="of a model's drift alarm (default: 1)")
     rules.add_argument(
-        "--totals", action="store_true", help="compare all rows since the workers' start, exactly; without the alarm"
+        "--totals", action="store_true", help="take all since the workers' start, exactly; drift without the alarm"
     )
     rules.add_argument(
         "--by", default="job", metavar="LABELS", help="labels that tell fleets apart, beside the model's (default: job)"
@@ -101,6 +105,7 @@ def _parser() -> argparse.ArgumentParser:
     rules.set_defaults(run=_rules)
 
     profile_command.add(commands)
+    outcomes_command.add(commands)
     return parser
 
 
@@ -185,15 +190,20 @@ def _replay(options: argparse.Namespace) -> int:
 
 def _rules(options: argparse.Namespace) -> int:
     from otel_mlobs.tools.drift_rules import drift_rules
+    from otel_mlobs.tools.outcome_rules import outcome_rules
     from otel_mlobs.tools.rules import label_names, parse_duration
 
-    text = drift_rules(
-        window=parse_duration(options.window),
-        interval=parse_duration(options.interval),
-        false_alarms_per_week=options.false_alarms_per_week,
-        totals=options.totals,
-        by=label_names(options.by),
-    )
+    chosen: dict[str, Any] = {
+        name: parse_duration(text)
+        for name, text in (("window", options.window), ("interval", options.interval))
+        if text is not None
+    }
+    chosen |= {"totals": options.totals, "by": label_names(options.by)}
+    if options.false_alarms_per_week is not None:
+        if options.outcomes:
+            raise ValueError("--false-alarms-per-week is of --drift: the rules for outcomes have no alarm")
+        chosen["false_alarms_per_week"] = options.false_alarms_per_week
+    text = outcome_rules(**chosen) if options.outcomes else drift_rules(**chosen)
     if options.output is None:
         print(text, end="")
     else:

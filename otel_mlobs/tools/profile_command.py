@@ -14,7 +14,7 @@ from otel_mlobs.tools.terminal import printable, progress, shows_unicode
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from otel_mlobs.core.profile import Column, Profile
+    from otel_mlobs.core.profile import Column, Outputs, Profile
 
 _ACTIONS = ("fit", "show", "diff")
 _NAMED_CATEGORIES = 3
@@ -94,8 +94,11 @@ def _add_fit(actions: Any) -> None:
         fit.add_argument(f"--{name}", metavar="COLUMN", nargs="+", action=_Names, default=None, help=told)
     fit.add_argument("--outputs", metavar="COLUMN", help="what the model answered")
     fit.add_argument("--output-kind", choices=("score", "class", "regression"), help="where the values do not tell")
-    fit.add_argument("--labels", metavar="COLUMN", help="what came true: gives the calibration curve")
+    fit.add_argument("--labels", metavar="COLUMN", help="what came true: gives calibration, or a regression's errors")
     fit.add_argument("--positive-class", metavar="LABEL", help="the label that scores are the probability of")
+    fit.add_argument(
+        "--threshold", type=float, metavar="SCORE", help="from here on a score predicts the class (default: 0.5)"
+    )
     fit.add_argument("--like", metavar="PROFILE", help="fit with this profile's features and bins, to compare the two")
     fit.add_argument("--bins", type=int, default=10, metavar="N", help="cells per number (default: 10)")
     fit.set_defaults(run=_until_closed(_fit))
@@ -132,6 +135,7 @@ def _fit(options: argparse.Namespace) -> int:
                 categorical=options.categorical or (),
                 exclude=options.exclude or (),
                 like=like,
+                threshold=options.threshold,
                 progress=progress if sys.stderr.isatty() else None,
             )
         except ValueError as error:
@@ -197,7 +201,9 @@ def _value(text: str | None) -> Any:
 
 def _as_options(message: str) -> str:
     """The message with the arguments of ``Profile.fit`` as options of the command."""
-    for name in ("features", "exclude", "categorical", "outputs", "labels", "positive_class", "output_kind", "like"):
+    for name in (
+        "features", "exclude", "categorical", "outputs", "labels", "positive_class", "output_kind", "threshold", "like",
+    ):  # fmt: skip
         message = message.replace(f"{name}=", "--" + name.replace("_", "-"))
     return message
 
@@ -213,9 +219,8 @@ def _print_remarks(profile: Profile) -> None:
 
     outputs = "no outputs" if profile.outputs is None else f"outputs: {profile.outputs.kind}"
     _say(f"{profile.rows:,} rows; {_plural(len(profile.features), 'feature')} ({profiles.kinds(profile)}); {outputs}")
-    error = profiles.calibration_error(profile)
-    if error is not None:
-        _say(f"calibration: scores are off by {error:.3f} on average")
+    for line in _told_outputs(profile):
+        _say(line)
     for told, share in (("missing", profiles.missing_share), ("not finite, or a rare category", profiles.odd_share)):
         found = sorted(((share(column), column.name) for column in profile.features), key=lambda pair: -pair[0])
         shown = [f"{name} {_percent(part)}" for part, name in found if part > 0]
@@ -228,6 +233,37 @@ def _print_remarks(profile: Profile) -> None:
     if constant:
         _say(f"constant: {', '.join(constant)}")
     _say(_resolution(profile))
+
+
+def _told_outputs(profile: Profile) -> list[str]:
+    """The decision threshold, and how right the model was on rows with labels."""
+    from otel_mlobs.tools import profiles
+
+    outputs, told = profile.outputs, []
+    error = profiles.calibration_error(profile)
+    if error is not None:
+        doubted = sum(calibration.needed for calibration in profiles.calibrations(profile))
+        taken = "estimates take them as they are" if not doubted else "estimates calibrate them"
+        if outputs is not None and outputs.calibrations and doubted:
+            taken = f"estimates calibrate those of {doubted} of {len(outputs.classes)} classes"
+        told.append(f"calibration: scores are off by {error:.3f} on average; {taken}")
+    absolute = profiles.absolute_error(profile)
+    if absolute is not None:
+        told.append(f"errors: {absolute:.4g} on average")
+    threshold = _threshold(outputs)
+    if threshold is not None:
+        told.append(f"threshold: {threshold}")
+    if profile.embeddings:
+        named = ", ".join(f"{one.name} ({one.size} components)" for one in profile.embeddings)
+        told.append(f"embeddings: {named}")
+    return told
+
+
+def _threshold(outputs: Outputs | None) -> str | None:
+    if outputs is None or outputs.kind != "score":
+        return None
+    positive = "" if outputs.positive_class is None else f", positive class {outputs.positive_class}"
+    return f"{outputs.threshold:g}{positive}"
 
 
 def _resolution(profile: Profile) -> str:
@@ -258,6 +294,7 @@ def _show(options: argparse.Namespace) -> int:
         missing = profiles.missing_share(column)
         rows.append((name, _drawn(column), _told(column), _percent(missing) if missing else ""))
     _print_table(rows)
+    _print_curve(profile)
     if options.bins:
         for name, column in columns:
             _say()
@@ -271,6 +308,32 @@ def _show(options: argparse.Namespace) -> int:
             _say()
             _say("a cell of numbers holds its upper end")
     return 0
+
+
+def _print_curve(profile: Profile) -> None:
+    """What scores said and what came true; of errors how large they were."""
+    from otel_mlobs.tools import profiles
+
+    outputs = profile.outputs
+    if outputs is None:
+        return
+    dash = "–" if shows_unicode() else "to"
+    if outputs.calibration is not None and any(outputs.calibration.rows):
+        _say()
+        rows: list[tuple[str, ...]] = [("score", "rows", "mean score", "came true", "estimates take")]
+        for part in profiles.curve(outputs.calibration):
+            between = f"{part.low:.3f} {dash} {part.high:.3f}"
+            rows.append((between, f"{part.rows:,}", f"{part.said:.3f}", f"{part.came:.3f}", f"{part.taken:.3f}"))
+        _print_table(rows)
+    errors = outputs.errors
+    if errors is not None and any(errors.rows):
+        _say()
+        rows = [("value up to", "rows", "mean error", "absolute")]
+        for place, count in enumerate(errors.rows):
+            if count:
+                size, signed = errors.absolute[place], errors.signed[place]
+                rows.append((f"{errors.uppers[place]:.6g}", f"{count:,}", f"{signed:.4g}", f"{size:.4g}"))
+        _print_table(rows)
 
 
 def _drawn(column: Column) -> str:
@@ -311,6 +374,8 @@ def _diff(options: argparse.Namespace) -> int:
     for told, names in (("added", found.added), ("removed", found.removed)):
         if names:
             _say(f"{told}: {', '.join(names)}")
+    for line in _moved_outputs(before, after):
+        _say(line)
     _say()
     arrow = "→" if shows_unicode() else "->"
     rows = [("", "PSI", "missing", "mean and deviation", "bins")]
@@ -324,6 +389,28 @@ def _diff(options: argparse.Namespace) -> int:
     if any(column.changed.startswith("edges differ") for column in found.compared):
         _say(f"edges differ: fit the second with --like {options.before} to compare them bin by bin")
     return 0
+
+
+def _moved_outputs(before: Profile, after: Profile) -> list[str]:
+    """How threshold and rightness differ, where they do."""
+    from otel_mlobs.tools import profiles
+
+    arrow = "→" if shows_unicode() else "->"
+    told = []
+    both = (before, after)
+    pairs: list[tuple[str, list[str | None]]] = [
+        ("threshold", [_threshold(one.outputs) for one in both]),
+        ("calibration, scores are off by", [_figure(profiles.calibration_error(one), ".3f") for one in both]),
+        ("mean absolute error", [_figure(profiles.absolute_error(one), ".4g") for one in both]),
+    ]
+    for what, (old, new) in pairs:
+        if old != new:
+            told.append(f"{what}: {old or 'none'} {arrow} {new or 'none'}")
+    return told
+
+
+def _figure(value: float | None, form: str) -> str | None:
+    return None if value is None else f"{value:{form}}"
 
 
 def _print_table(rows: Sequence[tuple[str, ...]]) -> None:

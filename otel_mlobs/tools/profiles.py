@@ -16,8 +16,9 @@ from otel_mlobs.core.distance import psi, smoothed
 from otel_mlobs.errors import MissingExtraError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
+    from otel_mlobs.core.calibration import Calibration
     from otel_mlobs.core.profile import Column, Profile
 
 _PARQUET = (".parquet", ".pq")
@@ -229,11 +230,73 @@ def kinds(profile: Profile) -> str:
     return ", ".join(f"{count} {kind}" for kind, count in counted.items() if count)
 
 
+def calibrations(profile: Profile) -> tuple[Calibration, ...]:
+    """The calibration of the score, or of each class; none without labels."""
+    outputs = profile.outputs
+    if outputs is None:
+        return ()
+    return outputs.calibrations if outputs.calibration is None else (outputs.calibration,)
+
+
 def calibration_error(profile: Profile) -> float | None:
-    """Mean distance between the score and how often the positive class came, over rows; None without labels."""
-    parts = profile.outputs.calibration if profile.outputs else ()
-    rows = sum(part.rows for part in parts)
-    return sum(abs(part.mean_score * part.rows - part.positives) for part in parts) / rows if rows else None
+    """Mean distance between the score and how often its class came, over twentieths of the rows; None without labels.
+
+    Of several classes the mean. Over all bins, which are five times as many, more of it would be chance.
+    """
+    found = [_error(one) for one in calibrations(profile) if any(one.rows)]
+    return sum(found) / len(found) if found else None
+
+
+def _error(calibration: Calibration) -> float:
+    return sum(abs(part.said - part.came) * part.rows for part in curve(calibration, 20)) / sum(calibration.rows)
+
+
+def absolute_error(profile: Profile) -> float | None:
+    """A regression's mean absolute error; None without labels."""
+    errors = None if profile.outputs is None else profile.outputs.errors
+    if errors is None or not sum(errors.rows):
+        return None
+    return sum(mean * rows for mean, rows in zip(errors.absolute, errors.rows, strict=True)) / sum(errors.rows)
+
+
+@dataclass(frozen=True)
+class CurvePart:
+    """A tenth of the rows, or so, of a calibration: what the score said, what came true, what estimates take."""
+
+    rows: int
+    low: float
+    high: float
+    said: float
+    came: float
+    taken: float
+
+
+def curve(calibration: Calibration, parts: int = 10) -> tuple[CurvePart, ...]:
+    """The calibration in at most ``parts`` neighbouring groups of bins with about as many rows each."""
+    total, before = sum(calibration.rows), 0
+    groups: dict[int, list[int]] = {}
+    for place, rows in enumerate(calibration.rows):
+        if rows:
+            groups.setdefault(min(parts - 1, (before + rows // 2) * parts // total), []).append(place)
+            before += rows
+
+    def mean(values: Sequence[float], places: list[int]) -> float:
+        return sum(values[place] * calibration.rows[place] for place in places) / rows_of(places)
+
+    def rows_of(places: list[int]) -> int:
+        return sum(calibration.rows[place] for place in places)
+
+    return tuple(
+        CurvePart(
+            rows_of(places),
+            calibration.mean_scores[places[0]],
+            calibration.mean_scores[places[-1]],
+            mean(calibration.mean_scores, places),
+            sum(calibration.positives[place] for place in places) / rows_of(places),
+            mean(calibration.calibrated, places),
+        )
+        for places in groups.values()
+    )
 
 
 @dataclass(frozen=True)

@@ -112,6 +112,14 @@ class Process:
         pid = self._process.pid
         return {int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}
 
+    def wait(self) -> int:
+        """The exit status of a program that ends by itself."""
+        try:
+            return self._process.wait(2 * PATIENCE)
+        except subprocess.TimeoutExpired:
+            self._kill()
+            raise AssertionError(f"did not end\n{self.tail()}") from None
+
     def stop(self) -> int:
         """Asks the program to end (SIGTERM), waits until it has, and returns its exit status."""
         if self._process.poll() is None:

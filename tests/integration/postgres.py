@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -50,18 +51,33 @@ class Postgres:
             self.url = f"postgresql://{USER}@127.0.0.1:{port}/postgres"
             self._pid_file = data / "postmaster.pid"
             listen = ["-h", "127.0.0.1", "-p", str(port), "-c", "unix_socket_directories=", "-c", "fsync=off"]
-            command = [*as_user, programs / "postgres", "-D", data, *listen]
-            self.process = start("postgres", command, cwd=self._folder, env={})
-            self.process.wait_for_port(port)
-            # It listens a little before it lets anyone in.
-            asked = [programs / "pg_isready", "-q", "-h", "127.0.0.1", "-p", str(port)]
-            wait_until("waiting for PostgreSQL", lambda: subprocess.run(asked, check=False).returncode == 0)
+            self._command = [*as_user, programs / "postgres", "-D", data, *listen]
+            self._asked = [programs / "pg_isready", "-q", "-h", "127.0.0.1", "-p", str(port)]
+            self._port = port
+            self._start = start
+            self._run()
         except BaseException:
             shutil.rmtree(self._folder)
             raise
 
-    def stop(self) -> None:
-        """Stop it at once: on SIGTERM PostgreSQL waits for its clients to leave."""
+    def _run(self) -> None:
+        self.process = self._start("postgres", self._command, cwd=self._folder, env={})
+        self.process.wait_for_port(self._port)
+        # It listens a little before it lets anyone in.
+        wait_until("waiting for PostgreSQL", lambda: subprocess.run(self._asked, check=False).returncode == 0)
+
+    def _end(self) -> None:
+        """End it at once: on SIGTERM PostgreSQL waits for its clients to leave."""
         os.kill(int(self._pid_file.read_text().split()[0]), signal.SIGINT)
         self.process.stop()
+
+    def restart(self, away: float = 0.0) -> None:
+        """End it, with whatever it is asked at the moment, and start it again ``away`` seconds later on its data."""
+        self._end()
+        time.sleep(away)
+        self._run()
+
+    def stop(self) -> None:
+        """End it and remove its data."""
+        self._end()
         shutil.rmtree(self._folder)

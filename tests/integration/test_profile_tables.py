@@ -74,15 +74,24 @@ def url(start: Callable[..., Process]) -> Iterator[str]:
     server.stop()
 
 
-@pytest.mark.parametrize("sampled", [False, True])
+@pytest.mark.parametrize(
+    ("sampled", "outputs", "labels"),
+    [
+        (False, "score", "label"),
+        (True, "score", "label"),
+        (False, "cents", "normal"),
+        (False, "gaps", "huge"),
+        (False, "huge", "gaps"),
+    ],
+)
 def test_postgresql_gives_the_profile_that_numpy_gives(
-    url: str, monkeypatch: pytest.MonkeyPatch, sampled: bool
+    url: str, monkeypatch: pytest.MonkeyPatch, sampled: bool, outputs: str, labels: str
 ) -> None:
-    """Edges, counts and the id are the same, whether columns are sorted whole or narrowed by a sample."""
+    """Edges, counts, calibration, errors and the id are the same, columns sorted whole or narrowed by a sample."""
     if sampled:
         for name, value in (("SORTED", 100), ("SAMPLE", 1_000), ("_GRID", 100)):
             monkeypatch.setattr(sql, name, value)
-    options: dict[str, Any] = {"outputs": "score", "labels": "label", "model": "m"}
+    options: dict[str, Any] = {"outputs": outputs, "labels": labels, "model": "m"}
     connection = ibis.connect(url)
     fitted = Profile.fit(connection.table("train"), **options)
     connection.disconnect()
@@ -90,6 +99,17 @@ def test_postgresql_gives_the_profile_that_numpy_gives(
     for mine, theirs in zip(fitted.columns, expected.columns, strict=True):
         for field in ("name", "bins", "counts", "minimum", "maximum"):
             assert getattr(mine, field) == getattr(theirs, field)
+    assert fitted.outputs is not None
+    assert expected.outputs is not None
+    if outputs == "score":
+        assert fitted.outputs.calibration is not None
+        assert expected.outputs.calibration is not None
+        for field in ("uppers", "positives", "rows"):
+            assert getattr(fitted.outputs.calibration, field) == getattr(expected.outputs.calibration, field)
+    else:
+        assert fitted.outputs.errors is not None
+        assert expected.outputs.errors is not None
+        assert fitted.outputs.errors.rows == expected.outputs.errors.rows
     assert fitted.id == expected.id
 
 

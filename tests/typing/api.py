@@ -26,7 +26,15 @@ def bare_lookup(user_id: int) -> Row:
     return {}
 
 
-@mlobs.feature_lookup(store="redis", view="user_features", features=["age"], expected=KeyError)
+@mlobs.feature_lookup(
+    store="redis",
+    view="user_features",
+    features=["age"],
+    timestamp="updated_at",
+    objective="15m",
+    default={},
+    expected=KeyError,
+)
 def lookup(user_id: int, *, fresh: bool = False) -> Row:
     """With arguments."""
     return {}
@@ -171,6 +179,7 @@ assert_type(
         sampling_ratio=0.1,
         metric_interval=15.0,
         latency_objective=0.08,
+        feature_age_objective="15m",
         exception_messages=False,
     ),
     None,
