@@ -14,6 +14,7 @@ from otel_mlobs._version import __version__
 
 if TYPE_CHECKING:
     from otel_mlobs import testing as testing
+    from otel_mlobs.core.contract import Violation as Violation
     from otel_mlobs.core.drift import DriftResult as DriftResult
     from otel_mlobs.core.estimates import Estimate as Estimate
     from otel_mlobs.core.profile import Profile as Profile
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from otel_mlobs.integrations.registry import instrument as instrument
     from otel_mlobs.integrations.registry import uninstrument as uninstrument
     from otel_mlobs.stores.outcome_store import OutcomeStore as OutcomeStore
+    from otel_mlobs.telemetry.agreement import Agreement as Agreement
     from otel_mlobs.telemetry.config import configure as configure
     from otel_mlobs.telemetry.config import force_flush as force_flush
     from otel_mlobs.telemetry.config import shutdown as shutdown
@@ -33,9 +35,12 @@ if TYPE_CHECKING:
     from otel_mlobs.telemetry.operations import operation as operation
     from otel_mlobs.telemetry.operations import prediction as prediction
     from otel_mlobs.telemetry.operations import ranking as ranking
+    from otel_mlobs.telemetry.slates import RankingMonitor as RankingMonitor
+    from otel_mlobs.telemetry.slates import RankingStatus as RankingStatus
     from otel_mlobs.telemetry.status import MonitorStatus as MonitorStatus
 
 _HOMES = {
+    "Agreement": "otel_mlobs.telemetry.agreement",
     "ConfigurationError": "otel_mlobs.errors",
     "DriftResult": "otel_mlobs.core.drift",
     "Estimate": "otel_mlobs.core.estimates",
@@ -45,6 +50,9 @@ _HOMES = {
     "Operation": "otel_mlobs.telemetry.operations",
     "OutcomeStore": "otel_mlobs.stores.outcome_store",
     "Profile": "otel_mlobs.core.profile",
+    "RankingMonitor": "otel_mlobs.telemetry.slates",
+    "RankingStatus": "otel_mlobs.telemetry.slates",
+    "Violation": "otel_mlobs.core.contract",
     "candidate_generation": "otel_mlobs.telemetry.operations",
     "configure": "otel_mlobs.telemetry.config",
     "current_operation": "otel_mlobs.telemetry.operations",
@@ -60,6 +68,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "Agreement",
     "ConfigurationError",
     "DriftResult",
     "Estimate",
@@ -69,6 +78,9 @@ __all__ = [
     "Operation",
     "OutcomeStore",
     "Profile",
+    "RankingMonitor",
+    "RankingStatus",
+    "Violation",
     "__version__",
     "candidate_generation",
     "configure",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from dataclasses import replace
 from typing import Any
@@ -17,6 +18,7 @@ from otel_mlobs.core.embeddings import Embedding, EmbeddingReader, fit_embedding
 from otel_mlobs.core.profile import Profile
 from otel_mlobs.core.rows import RowReader, ShapeError
 from otel_mlobs.core.tally import Tally
+from otel_mlobs.telemetry.monitor import Monitor
 
 RNG = np.random.default_rng(31)
 ROWS, SIZE = 400, 16
@@ -264,3 +266,20 @@ def test_large_and_small_vectors_have_a_centroid() -> None:
     embedding, measures = fit_embedding("user", np.zeros((5, 3)))
     assert embedding.centroid == (0.0, 0.0, 0.0)
     assert np.isnan(measures[:, 2]).all()
+
+
+def test_a_monitor_sees_a_shifted_vector() -> None:
+    """Observed rows that hold vectors of another kind drift in the embedding's features and in no other."""
+    now = 1_000.0
+    with contextlib.closing(Monitor(PROFILE, window=600.0, clock=lambda: now)) as monitor:
+        for age, vector in zip(AGE, VECTORS, strict=True):
+            monitor.observe({"age": age, "user": 2 * vector})
+        now += 100
+        monitor.tick()
+        features = monitor.status().features
+    assert {name: result.drifted for name, result in features.items()} == {
+        "age": False,
+        "user.norm": True,
+        "user.dispersion": True,
+        "user.distance": False,
+    }

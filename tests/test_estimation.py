@@ -73,6 +73,19 @@ def test_goldens_hold_both_answers() -> None:
     assert alerts == needed == {True, False}
 
 
+def test_splits_are_scikit_learns() -> None:
+    """The rows held out are those of scikit-learn's StratifiedShuffleSplit(10, test_size=0.1, random_state=42)."""
+    labels = np.array([0, 1, 1, 0, 0, 1, 0, 0, 0, 1, 1, 0, 0, 1, 0, 0, 0, 0, 1, 0, 0, 0, 0])
+    splits = list(cbpe._splits(labels == 1))
+    assert len(splits) == 10
+    kept, held = splits[0]
+    assert kept.tolist() == [3, 19, 4, 17, 20, 1, 2, 15, 21, 14, 8, 16, 13, 22, 5, 7, 18, 9, 12, 0]
+    assert held.tolist() == [11, 10, 6]
+    kept, held = splits[9]
+    assert kept.tolist() == [7, 1, 10, 5, 16, 12, 18, 13, 20, 0, 11, 3, 22, 8, 4, 14, 17, 15, 9, 6]
+    assert held.tolist() == [2, 21, 19]
+
+
 def test_a_calibrator_keeps_scores_of_one_label() -> None:
     """Where all labels agree, or the scores rank perfectly, nothing is calibrated."""
     scores = np.linspace(0.01, 0.99, 40)
@@ -179,6 +192,14 @@ def test_an_estimate_of_nothing_is_unknown() -> None:
     assert found["accuracy"].lower < found["accuracy"].value
 
 
+def test_a_bin_that_was_never_positive_is_not_certain() -> None:
+    """None of 20 rows positive does not mean that none ever is: the band has a width."""
+    sure = Calibration((0.5, math.inf), (0.3, 0.7), (0, 20), (20, 20))
+    found = estimation.estimate(np.array([[[100, 0], [0, 100]]]), [sure])
+    assert found["accuracy"].value == 1
+    assert found["accuracy"].lower < 0.99
+
+
 def test_the_band_is_that_of_random_labels() -> None:
     """Measures of labels drawn from a well-known calibration scatter as the band says, to a tenth."""
     random = np.random.RandomState(3)
@@ -254,10 +275,21 @@ def test_window_thresholds_refuse_no_rows() -> None:
 def test_labels_like_the_reference_do_not_refute_it(make: Any) -> None:
     """In 300 windows of labels that follow the calibration none refutes it."""
     layout, _ = layout_of(make(20_000, 5))
+    low = 0
     for seed in range(300):
         found = estimation.contradiction(labelled(layout, make(400, 100 + seed)), layout.calibrations)
         assert not found.refuted
         assert found.labels == 400
+        low += found.p_value < 0.1
+    assert low <= 30
+
+
+def test_a_small_reference_is_not_refuted_by_its_own_sampling() -> None:
+    """Ten thousand labels like those of a reference of 400 rows do not refute it: it is a sample itself."""
+    for seed in range(30):
+        layout, _ = layout_of(scored(400, seed))
+        outcomes = labelled(layout, scored(10_000, 1000 + seed))
+        assert not estimation.contradiction(outcomes, layout.calibrations).refuted
 
 
 def test_concept_drift_refutes_the_calibration() -> None:
@@ -267,6 +299,7 @@ def test_concept_drift_refutes_the_calibration() -> None:
     found = estimation.contradiction(labelled(layout, changed), layout.calibrations)
     assert found.refuted
     assert found.z > 3
+    assert found.p_value <= 2 * math.erfc(found.z / math.sqrt(2)) * (1 + 1e-9)
     few = Rows(changed.scores[:49], changed.predicted[:49], np.ones(49, int))
     assert estimation.contradiction(labelled(layout, few), layout.calibrations).p_value < 1e-6
     assert not estimation.contradiction(labelled(layout, few), layout.calibrations).refuted
@@ -339,6 +372,12 @@ def test_expected_error_borrows_for_bins_without_a_reference() -> None:
     assert math.isnan(estimation.expected_error([0, 0, 0], ERRORS)["mae"].value)
     with pytest.raises(ValueError, match="one per bin, 3"):
         estimation.expected_error([1, 2], ERRORS)
+
+
+def test_an_error_that_is_always_the_same_is_certain() -> None:
+    """Where every row erred by two, so will the next: the bands have no width."""
+    constant = ErrorBins((1.0, math.inf), (300, 300), (2.0, 2.0), (4.0, 4.0), (2.0, 2.0))
+    assert estimation.expected_error([5, 5], constant) == dict.fromkeys(("mae", "rmse", "bias"), (2.0, 2.0, 2.0))
 
 
 @pytest.mark.parametrize("tail", ["normal", "laplace"])

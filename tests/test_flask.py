@@ -422,3 +422,32 @@ def test_the_development_server_with_its_reloader(tmp_path: Path) -> None:
     spans = [span for span in spans_in(telemetry) if "flush" not in span["name"]]
     assert sorted(span["name"] for span in spans) == ["GET /predict", "prediction churn"]
     assert len({span["traceId"] for span in spans}) == 1
+
+
+def test_the_client_is_told_by_which_id_to_report_what_came_true(mlobs_telemetry: Telemetry) -> None:
+    """The header has the prediction's id, nothing where there was none, and the label joins by it."""
+    import numpy as np
+
+    reference = np.linspace(0, 1, 200)
+    profile = mlobs.Profile.fit(
+        reference.reshape(-1, 1), outputs=reference, labels=(reference > 0.5).astype(int), model="told"
+    )
+    monitor = mlobs.Monitor(profile, outcomes=mlobs.OutcomeStore("memory:"))
+
+    @mlobs.prediction(monitor=monitor)
+    def predict(row: dict[str, float]) -> float:
+        return row["x0"]
+
+    app = flask.Flask("told")
+    app.add_url_rule("/score", "score", lambda: {"score": predict({"x0": 0.9})})
+    app.add_url_rule("/health", "health", lambda: "well")
+    MLObs(app, prediction_id_header="X-Prediction-Id")
+    client = app.test_client()
+    told = client.get("/score").headers["X-Prediction-Id"]
+    assert told == mlobs_telemetry.span("prediction told").attributes["mlobs.prediction.id"]
+    assert "X-Prediction-Id" not in client.get("/health").headers
+    monitor.outcome(1, prediction_id=told)
+    assert monitor.status().performance["recall"].realized == 1.0
+    monitor.close()
+    with pytest.raises(ValueError, match="X-Prediction-Id"):
+        MLObs(flask.Flask("wrong"), prediction_id_header="no header\r\n")

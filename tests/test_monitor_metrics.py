@@ -16,11 +16,11 @@ from opentelemetry.sdk.metrics import ObservableCounter
 from opentelemetry.sdk.metrics.export import AggregationTemporality, InMemoryMetricReader
 from receiver import Receiver, run
 
-from otel_mlobs import Monitor, semconv
+from otel_mlobs import Monitor
 from otel_mlobs.core.drift import Reference
 from otel_mlobs.core.profile import Profile
+from otel_mlobs.telemetry import collected, series
 from otel_mlobs.telemetry import monitor as module
-from otel_mlobs.telemetry import series
 from otel_mlobs.testing import Telemetry
 
 ROWS = 1_000
@@ -112,6 +112,18 @@ def test_the_series_of_a_profile_exactly(mlobs_telemetry: Telemetry, clock: Cloc
         for index in range(age.bins.values):
             labels = {("mlobs.feature.name", "age"), ("mlobs.bin", age.bins.cells[index]), ("mlobs.score", name)}
             expected["mlobs.feature.reference_score"][frozenset(labels)] = scores[0, index]
+    ages, cities = _rows(300)["age"], _rows(300)["city"]
+    low, high = age.minimum or 0.0, age.maximum or 0.0
+    for name, kind, violations in (
+        ("age", "type", 1),
+        ("age", "range", int(np.count_nonzero((ages < low) | (ages > high)))),
+        ("age", "missing", 0),
+        ("city", "type", 0),
+        ("city", "category", int(np.count_nonzero(cities == "Ur"))),
+        ("city", "missing", 1),
+    ):
+        labels = {("mlobs.feature.name", name), ("mlobs.input.violation", kind)}
+        expected["mlobs.feature.violations"][frozenset(labels)] = violations
     expected["mlobs.profile.rows"] = {frozenset(): ROWS}
     expected["mlobs.monitor.series.omitted"] = {frozenset(): 0}
     # false alarms are one a week: 10,080 panes of a minute
@@ -157,7 +169,7 @@ def test_labels_are_those_of_the_table(mlobs_telemetry: Telemetry, clock: Clock)
     clock.now += 60
     monitor.tick()
     found = mlobs_telemetry.metrics
-    for metric in semconv.METRICS:
+    for metric in (*collected.COUNTERS, *collected.GAUGES):
         if metric.name.startswith(
             ("mlobs.feature.", "mlobs.prediction.", "mlobs.drift.", "mlobs.profile.", "mlobs.monitor.")
         ):
@@ -181,7 +193,7 @@ def test_instruments_are_of_the_tables_kind(clock: Clock, mlobs_telemetry: Telem
     for metric in mlobs_telemetry._collect():
         assert metric.name not in seen
         seen[metric.name] = metric
-    for known in semconv.METRICS:
+    for known in (*collected.COUNTERS, *collected.GAUGES):
         if known.name in (FEATURE, PREDICTION):
             assert seen[known.name].data.is_monotonic
         if known.name.startswith(("mlobs.feature.", "mlobs.prediction.", "mlobs.drift.", "mlobs.profile.")):

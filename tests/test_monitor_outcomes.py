@@ -183,6 +183,24 @@ def test_inputs_that_the_reference_never_had_make_the_estimate_unreliable(clock:
     assert not one.alert
 
 
+def test_inputs_beyond_the_references_range_make_the_estimate_unreliable(clock: Clock) -> None:
+    """Nothing is missing and nothing is strange but that no training row was ever as large."""
+    monitor = followed(clock)
+    x, scores, _ = rows(1_000, seed=7)
+    x[:200] = 50.0
+    monitor.observe(x, scores)
+    clock.now += 10.0
+    monitor.observe(x[200:201], scores[200:201])
+    one = monitor.status().performance["roc_auc"]
+    assert not one.reliable
+    assert "out of its range" in one.reasons[0]
+    clock.now += 620.0
+    monitor.observe(x[200:], scores[200:])
+    clock.now += 10.0
+    monitor.observe(x[200:201], scores[200:201])
+    assert monitor.status().performance["roc_auc"].reliable, "they have left the window"
+
+
 def test_with_maturity_a_prediction_counts_when_it_is_old_enough(clock: Clock, mlobs_telemetry: Telemetry) -> None:
     """Only positives are reported: what has none after a week was negative, and a later label is late."""
     monitor = followed(clock, maturity="7d", unlabelled="negative")

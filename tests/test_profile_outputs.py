@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import replace
 from typing import Any
 
@@ -166,6 +167,33 @@ def test_which_label_is_positive(outputs: Any, labels: Any, options: dict[str, A
     assert _curve(_outputs(outputs, labels, **options)) == _curve(_outputs(SCORES, LABELS))
 
 
+@pytest.mark.parametrize(
+    ("scores", "bins"),
+    [
+        (np.full(ROWS, 0.5), 4),
+        (np.zeros(ROWS), 4),
+        (LABELS.astype(float), 4),
+        (np.full(ROWS, np.nan), 2),
+        (np.where(np.arange(ROWS) < 9, np.inf, SCORES), 100),
+        (SCORES * 1e-320, 100),
+        (SCORES * 1e308, 100),
+        (1 - SCORES * 1e-12, 100),
+        (-SCORES, 100),
+    ],
+)
+def test_scores_at_the_ends_of_floats(scores: Any, bins: int) -> None:
+    """Constants, denormal and huge scores have a calibration that counts all rows, survives, and fits its shards."""
+    options: dict[str, Any] = {"outputs": scores, "labels": LABELS, "output_kind": "score", "model": "m"}
+    profile = Profile.fit({"x": np.arange(ROWS)}, **options)
+    assert profile.outputs is not None
+    curve = _calibration(profile.outputs)
+    assert len(curve.uppers) == bins
+    assert sum(curve.rows) == np.count_nonzero(np.isfinite(scores))
+    assert all(0 <= share <= 1 for share in curve.calibrated)
+    assert Profile.from_json(profile.to_json()) == profile
+    assert Profile.fit({"x": np.arange(ROWS)}, like=profile, **options).id == profile.id
+
+
 def test_labels_that_are_not_there_yet() -> None:
     """Rows without a label count for the scores but not for the curve."""
     some = np.where(np.arange(ROWS) % 2 == 0, LABELS.astype(float), np.nan)
@@ -210,6 +238,8 @@ def test_labels_that_are_not_there_yet() -> None:
         (SCORES * 9, None, {"threshold": 3}, ValueError, "threshold=3 is of use with scores, outputs are regression"),
         (CLASSES, None, {"threshold": 0.3}, ValueError, "threshold=0.3 is of use with scores, outputs are multiclass"),
         (SCORES, LABELS, {"threshold": math.nan}, ValueError, "threshold must be a finite number, got nan"),
+        (SCORES, LABELS, {"threshold": math.inf}, ValueError, "threshold must be a finite number, got inf"),
+        (SCORES, LABELS, {"threshold": -sys.float_info.max}, ValueError, "threshold must be a finite number"),
         (SCORES, LABELS, {"threshold": True}, ValueError, "threshold must be a finite number, got True"),
         (SCORES * 9, WORDS, {}, ValueError, "labels must be numbers where outputs are regression, got categorical"),
     ],

@@ -191,10 +191,8 @@ def _calibration(
     named = positive_label(labels, positive)
     if reference is not None:
         uppers = reference.uppers
-    elif described.minimum is None or described.maximum is None:
-        return None
     else:
-        uppers = curve_uppers(curve[: len(CURVE_LEVELS)], described.minimum, described.maximum, threshold)
+        uppers = curve_uppers(curve[: len(CURVE_LEVELS)], described, threshold)
     found = calibrate_scores(answered.source, answered.columns[0], answered.label, uppers, named)
     if answered.positive is not None and like is None and not any(found.positives):
         raise ValueError(f"positive_class must be one of the labels, such as {list(labels)}, got {answered.positive!r}")

@@ -48,12 +48,15 @@ def middle(edges: Sequence[float], cell: int) -> float:
     return sum(edge / len(around) for edge in around) if around else 0.0
 
 
-def edges_of(quantiles: Sequence[float], low: float, high: float) -> list[float]:
+def edges_of(quantiles: Sequence[float], low: float | None, high: float | None) -> list[float]:
     """Inner edges as :func:`numeric_edges` has them, rounded up to six digits where that joins no two bins.
 
     What is written to six digits takes a third of the space. Rounded up, so that a value and its float32 copy go on
-    sharing a bin; before anything is counted, so that counts are those of the edges as they are written.
+    sharing a bin; before anything is counted, so that counts are those of the edges as they are written. None where
+    nothing finite lies between ``low`` and ``high``.
     """
+    if low is None or high is None:
+        return []
     exact = numeric_edges(quantiles, low, high)
     return [_rounded_up(edge, below) for edge, below in zip(exact, [*exact[1:], high], strict=True)]
 
@@ -66,9 +69,9 @@ def _rounded_up(edge: float, below: float) -> float:
     return edge
 
 
-def curve_uppers(quantiles: Sequence[float], low: float, high: float, threshold: float) -> tuple[float, ...]:
+def curve_uppers(quantiles: Sequence[float], described: Described, threshold: float) -> tuple[float, ...]:
     """Upper edges of a score's calibration; one lies just below the threshold, bins being right-closed."""
-    edges = edges_of(quantiles, low, high)
+    edges = edges_of(quantiles, described.minimum, described.maximum)
     edge = math.nextafter(threshold, -math.inf)
     if edge not in edges:
         insort(edges, edge)
@@ -120,8 +123,6 @@ def _signed(part: Erred) -> float:
 
 def error_uppers(quantiles: Sequence[float], described: Described) -> tuple[float, ...]:
     """Upper edges of the bins of a regression's errors."""
-    if described.minimum is None or described.maximum is None:
-        return (math.inf,)
     return (*edges_of(quantiles, described.minimum, described.maximum), math.inf)
 
 

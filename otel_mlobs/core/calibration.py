@@ -82,7 +82,7 @@ class Calibration:
         n, expected = np.add.reduceat(rows, groups), np.add.reduceat(rows * np.array(self.mean_scores), groups)
         off = np.square(np.add.reduceat(positives, groups) - expected)
         variance = expected * (1.0 - expected / n)
-        with np.errstate(divide="ignore", invalid="ignore"):  # scores of 0 and 1 are either true or impossible
+        with np.errstate(all="ignore"):  # scores of 0 and 1 are either true or impossible
             statistic = np.where(off > 1e-18 * np.square(n), off / variance, 0.0).sum()
         return float(chi_square_sf(statistic, len(groups))) if math.isfinite(statistic) else 0.0
 

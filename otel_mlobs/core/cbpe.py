@@ -339,10 +339,9 @@ def _needed(scores: Floats, yes: NDArray[np.bool_]) -> bool:
 def _calibration_error(scores: Floats, yes: NDArray[np.bool_]) -> float:
     """Mean distance of scores and shares in bins of equally many rows; the last one has what is left."""
     number = _BINS if len(scores) > 2 * _BINS else len(scores) // 2
-    edges = np.arange(0, len(scores) + 1, len(scores) // number)
-    edges[-1] = len(scores)
+    starts = np.arange(0, len(scores) + 1, len(scores) // number)[:-1]
     order = np.argsort(scores)
-    gaps = np.add.reduceat((scores - yes)[order], edges[:-1])
+    gaps = np.add.reduceat((scores - yes)[order], starts)
     return float(np.abs(gaps).sum() / len(scores))
 
 

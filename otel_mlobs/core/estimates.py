@@ -170,10 +170,9 @@ class Judgement:
         if self._calibrations and book.outcomes[:1].sum():
             labels = estimation.contradiction(book.outcomes, self._calibrations)
             if labels.refuted:
-                more = "more" if labels.z > 0 else "fewer"
                 reasons.append(
-                    f"{labels.labels:,} labels contradict the calibration, there are {more} positives than expected "
-                    f"(p {labels.p_value:.1g})"
+                    f"{labels.labels:,} labels contradict the calibration (p {labels.p_value:.1g}, positives "
+                    f"{labels.z:+.1f} standard errors off)"
                 )
         for name, share in self._outside(drift, out_of_range):
             reasons.append(f"{share:.1%} more of {name!r} than in the reference is missing, unseen or out of its range")

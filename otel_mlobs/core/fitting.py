@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -241,7 +242,7 @@ def _check_threshold(threshold: float | None) -> None:
     if threshold is None:
         return
     number = not isinstance(threshold, bool) and isinstance(threshold, (int, float, np.integer, np.floating))
-    if not number or not math.isfinite(threshold):
+    if not number or not abs(threshold) < sys.float_info.max:
         raise ValueError(f"threshold must be a finite number, got {threshold!r}")
 
 

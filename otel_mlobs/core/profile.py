@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -149,7 +150,7 @@ class Outputs:
         if self.calibrations and len(self.calibrations) != len(self.classes):
             found = len(self.calibrations)
             raise ValueError(f"outputs: calibrations must be one per class, {len(self.classes)}, got {found}")
-        if not math.isfinite(self.threshold):
+        if not abs(self.threshold) < sys.float_info.max:  # an edge lies below it
             raise ValueError(f"outputs: threshold must be a finite number, got {self.threshold}")
         edge = math.nextafter(self.threshold, -math.inf)
         if self.calibration is not None and edge not in self.calibration.uppers:

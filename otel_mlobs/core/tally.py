@@ -293,6 +293,11 @@ class Tally:
             else:
                 self.counter.add(table, index, count_indexes(columns[:, position], bins.values))
 
+    @property
+    def out_of_range(self) -> Counts:
+        """Of every feature the values beyond the reference's extremes that were folded; not to be written to."""
+        return self._out_of_range
+
     def violations(self, totals: Counts) -> Counts:
         """Values that break the contract, per feature and kind; ``totals`` are all counts since the beginning.
 

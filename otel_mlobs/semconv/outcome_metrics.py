@@ -187,7 +187,7 @@ STORE_DROPPED: Final = Metric(
         Attribute(
             STORE_REASON,
             "string",
-            "`evicted` (memory was full), `overflow` (too many waited), `refused`.",
+            "`evicted` (memory was full), `overflow` (too many waited), `refused`, `repeated`.",
             "overflow",
         ),
     ),

@@ -115,7 +115,7 @@ def _listed(column: Any) -> Sequence[Any]:
 
 def _of_row(row: Any) -> Label | None:
     if isinstance(row, Label):
-        return _label(*row)
+        return _label(row.prediction_id, row.value, row.key, *row[3:])
     if not isinstance(row, (tuple, list)) or not 2 <= len(row) <= 3:
         raise TypeError(f"a label must be a pair (id, label), or with its time behind it, got {row!r}")
     return _label(row[0], row[1], None, *row[2:])

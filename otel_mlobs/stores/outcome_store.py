@@ -14,6 +14,7 @@ from otel_mlobs.settings.checks import number, redacted
 from otel_mlobs.settings.times import seconds
 from otel_mlobs.stores import batches, urls
 from otel_mlobs.stores.memory import Memory
+from otel_mlobs.stores.series import series
 from otel_mlobs.stores.writer import Writer
 
 if TYPE_CHECKING:
@@ -132,6 +133,7 @@ class OutcomeStore:
         self._retire.atexit = False
         self._closed = False
         _stores.add(self)
+        series.add(self, self._way.dropped)
 
     def _chosen(self) -> Way:
         arguments = self._arguments
@@ -356,6 +358,7 @@ def _whole(name: str, value: Any) -> int:
 
 
 def _after_fork_in_child() -> None:
+    series.start_afresh()
     for store in list(_stores):
         store.start_afresh()
 

@@ -285,11 +285,11 @@ class Redis:
         return [one for one, there in zip(ids, self._answers(fill), strict=True) if not there]
 
     def refuses(self, error: Exception) -> bool:
-        """What redis-py cannot encode, and keys that are no hash of ours."""
+        """What redis-py cannot encode, keys that are no hash of ours, and what this library trips over itself."""
         errors = self._library.exceptions
         if isinstance(error, errors.ResponseError):
             return "WRONGTYPE" in str(error) or str(error).removeprefix("ERR ").startswith(_NEVER)
-        return isinstance(error, (errors.DataError, UnicodeError, TypeError, ValueError, OverflowError))
+        return isinstance(error, errors.DataError) or not isinstance(error, (errors.RedisError, OSError, MemoryError))
 
     def close(self) -> None:
         """Close the pool's connections."""

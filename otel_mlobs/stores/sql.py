@@ -7,8 +7,11 @@ at a time write.
 from __future__ import annotations
 
 import json
+import os
+import threading
 import time
-from contextlib import contextmanager
+import weakref
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from otel_mlobs.core.records import Joined, Label, Prediction, Record
@@ -31,6 +34,7 @@ _BUSY_S = 5.0
 _PAGE = 1000
 _SWEPT_AT_ONCE = 5000
 _RACE_S = 0.2
+_FORKS_WAIT_S = 1.0
 _LIBPQ = ("psycopg2", "psycopg")
 _WITH_ON_CONFLICT = ("postgresql", "sqlite")
 
@@ -67,6 +71,12 @@ class Sql:
         self._define(namespace)
         self._engine = self._connected()
         self._ready = False
+        self.connecting = self._new_lock()
+        """Held while a connection to SQLite is open; a fork waits for it, since no child may inherit one."""
+        _all.add(self)
+
+    def _new_lock(self) -> threading.Lock | None:
+        return threading.Lock() if self._engine.dialect.name == "sqlite" else None
 
     def _checked(self, url: str, password: str | None) -> Any:
         try:
@@ -141,28 +151,29 @@ class Sql:
         """Connect anew when asked next, and leave the parent's connections alone."""
         _inherited.append(self._engine)
         self._engine = self._connected()
+        self.connecting = self._new_lock()
         self._ready = False
 
     @contextmanager
     def _transaction(self) -> Iterator[Any]:
-        if not self._ready:
-            self._make_tables()
         try:
-            with self._engine.begin() as connection:
-                yield connection
+            with self.connecting or nullcontext():
+                if not self._ready:
+                    self._make_tables()
+                with self._engine.begin() as connection:
+                    yield connection
         except Exception as error:
             self._ready = self._ready and self.refuses(error)  # somebody may have dropped the tables
             raise
 
     def _make_tables(self) -> None:
-        for more in (True, False):
-            try:
-                self._tables.create_all(self._engine)
-                break
-            except self._sa.exc.DBAPIError as error:
-                if not more:
-                    raise ConnectionError(f"the tables cannot be made: {error}") from None
-                time.sleep(_RACE_S)  # another process may be making them at this very moment
+        try:
+            self._tables.create_all(self._engine)
+        except self._sa.exc.DBAPIError as error:
+            if "already exists" not in str(error):
+                raise
+            time.sleep(_RACE_S)  # another process makes them at this very moment
+            self._tables.create_all(self._engine)
         self._ready = True
 
     def _insert(self, connection: Any, table: Any, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -325,7 +336,7 @@ class Sql:
             more = len(ids) == _SWEPT_AT_ONCE
 
     def refuses(self, error: Exception) -> bool:
-        """What the driver cannot send, or the columns cannot hold."""
+        """What the driver cannot send, the columns cannot hold, and what this library trips over itself."""
         errors = self._sa.exc
         if isinstance(error, errors.DBAPIError):
             if error.connection_invalidated:
@@ -334,7 +345,9 @@ class Sql:
             # No unique key can be at fault where what is there already is left as it is.
             null = (errors.IntegrityError,) if self._engine.dialect.name in _WITH_ON_CONFLICT else ()
             return isinstance(error, (errors.DataError, *odd, *null))
-        return isinstance(error, (errors.StatementError, UnicodeError, TypeError, ValueError, OverflowError))
+        if isinstance(error, errors.StatementError):
+            return True
+        return not isinstance(error, (errors.SQLAlchemyError, OSError, MemoryError))
 
     def close(self) -> None:
         """Close the pool's connections."""
@@ -369,3 +382,23 @@ def _result(label: Label, first: Any) -> Result:
     if first.token == label.token:
         return "late" if first.late else "joined"
     return "duplicate" if first.value == json.dumps(label.value) else "conflict"
+
+
+_all: weakref.WeakSet[Sql] = weakref.WeakSet()
+_held: list[threading.Lock] = []
+
+
+def _before_fork() -> None:
+    for backend in list(_all):
+        lock = backend.connecting
+        if lock is not None and lock.acquire(timeout=_FORKS_WAIT_S):
+            _held.append(lock)
+
+
+def _after_fork() -> None:
+    while _held:
+        _held.pop().release()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)

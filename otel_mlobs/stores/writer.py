@@ -213,6 +213,7 @@ class Writer:
         """
         with self._writing:
             flushed = list(self._flushes)
+            asked = self.pending > 0
             labels = len(self._labels)  # counted before the predictions: these were registered before those labels
             self._write_predictions(len(self._predictions))
             self._write_labels(labels)
@@ -224,7 +225,9 @@ class Writer:
             if now >= self._sweep_at:
                 self._sweep_at = now + self._sweep_every
                 self._backend.sweep()
-            self._trouble.say_up()
+                asked = True
+            if asked:
+                self._trouble.say_up()
             for event in flushed:
                 event.set()
                 with suppress(ValueError):  # who waited for it gave up
@@ -305,6 +308,8 @@ class Writer:
     def _ask(self, call: Callable[[], _Answer]) -> _Answer:
         """The answer of ``call``, asked twice: after a restart of the server the first finds its connection closed.
 
+        A server that is known not to answer is asked once.
+
         Raises:
             ConnectionError: the server does not answer.
             ValueError: the server refuses what it is asked.
@@ -317,7 +322,7 @@ class Writer:
                     raise ValueError(
                         f"the outcome store {self._trouble.shown} refuses: {self._trouble.described(error)}"
                     ) from None
-                if not more:
+                if not more or self._trouble.down:
                     raise self._trouble.unusable(error) from None
         raise AssertionError
 

@@ -368,37 +368,33 @@ def calibrate(
     grouped = kept.group_by(code=code).aggregate(
         rows=kept.count(), positives=(answer == comparable).sum(), **_sums(number)
     )
-    found = {int(row["code"]): row for row in _fetch(grouped)}
     return [
-        Calibrated(int(row["rows"]), int(row["positives"]), _mean(row))
-        if (row := found.get(place)) is not None
-        else Calibrated(0, 0, None)
-        for place in range(len(uppers) + 1)
+        Calibrated(0, 0, None) if row is None else Calibrated(int(row["rows"]), int(row["positives"]), _mean(row))
+        for row in _by_bin(grouped, uppers)
     ]
 
 
 def errors(table: Any, value: str, label: str, uppers: tuple[float, ...]) -> list[Erred]:
-    """Rows and mean errors by bin of the predicted value, ``len(uppers) + 1`` of them, right-closed.
-
-    Rows without a finite value or label are left out.
-    """
+    """Likewise rows and mean errors by bin of the predicted value, of rows where it and the label are finite."""
     import ibis
 
-    kept = table.filter(_is_finite(_number(table, value)), _is_finite(_number(table, label)))
-    kept = kept.select(value=_number(kept, value), label=_number(kept, label))
-    kept = kept.filter(kept.value.abs() < _exact(LARGEST), kept.label.abs() < _exact(LARGEST))
+    kept = table.select(value=_number(table, value), label=_number(table, label))
+    kept = kept.filter(*(_is_finite(one) & (one.abs() < _exact(LARGEST)) for one in (kept.value, kept.label)))
     error = kept.value - kept.label
     root = ibis.ifelse(error.abs() < _exact(SMALLEST), _exact(0.0), error)
     grouped = kept.group_by(code=_cell(kept.value, uppers, missing=-1, nonfinite=-1)).aggregate(
         rows=kept.count(), absolute=error.abs().sum(), squared=(root * root).sum(), signed=error.sum()
     )
-    found = {int(row["code"]): row for row in _fetch(grouped)}
+    fields = ("absolute", "squared", "signed")
     return [
-        Erred(int(row["rows"]), *(row[field] / row["rows"] for field in ("absolute", "squared", "signed")))
-        if (row := found.get(place)) is not None
-        else Erred(0)
-        for place in range(len(uppers) + 1)
+        Erred(0) if row is None else Erred(int(row["rows"]), *(row[field] / row["rows"] for field in fields))
+        for row in _by_bin(grouped, uppers)
     ]
+
+
+def _by_bin(grouped: Any, uppers: Sequence[float]) -> list[dict[str, Any] | None]:
+    found = {int(row["code"]): row for row in _fetch(grouped)}
+    return [found.get(place) for place in range(len(uppers) + 1)]
 
 
 def _number(table: Any, name: str) -> Any:

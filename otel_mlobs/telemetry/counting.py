@@ -72,6 +72,8 @@ class Counting:
         self._totals = self.tally.counter.table()
         self._results: tuple[DriftResult, ...] | None = None
         self._estimates: Mapping[str, Estimate] = {}
+        self._beyond = Window((1, self.tally.rows.size), self._panes if self.performance is not None else 1)
+        self._beyond_before = self.tally.out_of_range.copy()
         self.due = None
 
     def retire(self) -> None:
@@ -108,6 +110,8 @@ class Counting:
                 self._window.add(table)
                 self._totals += table
             if self.performance is not None:
+                self._beyond.add((self.tally.out_of_range - self._beyond_before)[None])
+                self._beyond_before = self.tally.out_of_range.copy()
                 self.performance.fold()
         finally:
             self._folding = False
@@ -158,6 +162,7 @@ class Counting:
                     self._window.skip(missed)
                     if self.performance is not None:
                         self.performance.skip(missed)
+                        self._beyond.skip(missed)
                 if self._window.empty:
                     self._forget_alarm()
                 self._results = self._assess(ended - self.pane, self._since)
@@ -176,6 +181,7 @@ class Counting:
         counts = self._window.rotate()
         if self.performance is not None:
             self.performance.end_pane()
+            self._beyond.rotate()
         if not counts.any():  # nothing came: no evidence of anything, and no chance of a false alarm used up
             return
         self._e = self._alarm.update(counts, self._effect.update(counts))
@@ -214,7 +220,7 @@ class Counting:
     def _judge(self, found: Sequence[DriftResult]) -> Mapping[str, Estimate]:
         if self.performance is None or self._judgement is None:
             return {}
-        return self._judgement.of(self.performance.window(), found)
+        return self._judgement.of(self.performance.window(), found, self._beyond.total[0].tolist())
 
     def estimates(self) -> Mapping[str, Estimate]:
         """How right the model is, as of the last pane that ended; empty before the first."""

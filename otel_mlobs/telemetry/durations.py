@@ -259,8 +259,7 @@ class LateSdkSeries:
             context = set_span_in_context(NonRecordingSpan(span_context), Context())
             for value in values:
                 self._histogram.record(value, self._labels, context)
-        if not pending:
-            self._room = _MAX_LATE
+        self._room = _MAX_LATE  # what came meanwhile waits besides: it is little
 
 
 class Both:

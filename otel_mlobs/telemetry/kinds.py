@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from otel_mlobs.telemetry.durations import Recorder
     from otel_mlobs.telemetry.lookups import Looked
     from otel_mlobs.telemetry.lookups import Reading as LookupReading
-    from otel_mlobs.telemetry.monitor import Monitor
+    from otel_mlobs.telemetry.observers import Observer
     from otel_mlobs.telemetry.running import Operation
 
 AttributeValue = Union[str, bool, int, float, Sequence[str], Sequence[bool], Sequence[int], Sequence[float]]  # noqa: UP007 - evaluated at run time, also on 3.10
@@ -74,7 +74,7 @@ class Definition:
         requested: int | None = None,
         expected: tuple[type[BaseException], ...] = (),
         exception_messages: bool | None = None,
-        monitor: Monitor | None = None,
+        monitor: Observer | None = None,
         reading: LookupReading | None = None,
     ) -> None:
         self.operation = operation

@@ -27,6 +27,7 @@ from otel_mlobs.telemetry.monitor_arguments import (
     positive,
     whole,
 )
+from otel_mlobs.telemetry.observers import Definitions
 from otel_mlobs.telemetry.status import MonitorStatus, limits_of, overall
 
 if TYPE_CHECKING:
@@ -46,7 +47,6 @@ _WEEK_S = 7 * 24 * 3600.0
 _PANES = 60
 _MOST_PANES = 10_000
 _LONGEST_FINISH_S = 5.0
-_MOST_DEFINITIONS = 256
 
 
 class Monitor:
@@ -79,6 +79,8 @@ class Monitor:
         TypeError: an argument is of the wrong type.
         ValueError: an argument has an impossible value.
     """
+
+    counts_inputs = True
 
     def __init__(
         self,
@@ -149,7 +151,7 @@ class Monitor:
         self._retire.atexit = False
         self._closed = False
         self._log = LogLines(profile, counting.tally)
-        self._definitions: dict[object, Definition] = {}
+        self._definitions = Definitions()
         self._make_quiet()
         _monitors.add(self)
 
@@ -418,12 +420,7 @@ class Monitor:
 
     def definition(self, key: object, make: Callable[[], Definition]) -> Definition:
         """The definition of an operation with this monitor, made once for each ``key``."""
-        found = self._definitions.get(key)
-        if found is None:
-            if len(self._definitions) >= _MOST_DEFINITIONS:  # attributes that differ with every call are in the key
-                self._definitions.clear()
-            found = self._definitions.setdefault(key, make())
-        return found
+        return self._definitions.get(key, make)
 
     def add_drift(self, attributes: Attributes) -> None:
         """Add the last computed drift state to a span's attributes: nothing is computed here."""

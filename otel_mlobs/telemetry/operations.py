@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from otel_mlobs.telemetry.lookups import Reading
     from otel_mlobs.telemetry.monitor import Monitor
+    from otel_mlobs.telemetry.slates import RankingMonitor
 
 __all__ = [
     "Operation",
@@ -106,7 +107,7 @@ class OperationSpec:
             named = named.func
         definition = self._definition(getattr(named, "__name__", type(named).__name__))
         picker = input_picker(function, self._inputs)
-        if self._monitor is not None and picker is None:
+        if self._monitor is not None and self._monitor.counts_inputs and picker is None:
             raise ValueError(
                 f"say which parameter of {getattr(named, '__qualname__', repr(named))} holds the model's inputs, as "
                 f'inputs="X": the monitor counts them'
@@ -306,6 +307,7 @@ def ranking(
     model: str | None = None,
     version: str | int | None = None,
     variant: str | None = None,
+    monitor: RankingMonitor | None = None,
     inputs: str | Callable[..., object] | None = None,
     outputs: Callable[[Any], object] | None = None,
     attributes: Mapping[str, AttributeValue] | None = None,
@@ -320,8 +322,21 @@ def ranking(function: F | None = None, /, **options: Any) -> Any:
         options: ``model``, ``version``, ``variant``, ``inputs`` (the items that go in, as ``inputs="items"``),
             ``outputs``, ``attributes``, ``expected``, ``exception_messages``, as for :func:`prediction`.
 
-    Items that went in and came out are counted, scores are summarised as for :func:`candidate_generation`.
+    Items that went in and came out are counted, scores are summarised as for :func:`candidate_generation`. With
+    ``monitor``, a :class:`otel_mlobs.RankingMonitor`, what comes out is registered, so that clicks find it; ``model``
+    and ``version`` are then the monitor's.
+
+    Raises:
+        TypeError: ``monitor`` is no RankingMonitor.
+        ValueError: ``model`` or ``version`` contradict the monitor's.
     """
+    monitor = options.get("monitor")
+    if monitor is not None:
+        from otel_mlobs.telemetry.slates import RankingMonitor
+
+        if not isinstance(monitor, RankingMonitor):
+            raise TypeError(f"monitor must be a RankingMonitor, got {monitor!r}")
+        _take_names(options, monitor.model, monitor.version, "monitor")
     return _apply(_of_model(semconv.RANKING, options), function)
 
 
@@ -373,11 +388,7 @@ def prediction(function: F | None = None, /, **options: Any) -> Any:
 
         if not isinstance(monitor, Monitor):
             raise TypeError(f"monitor must be a Monitor, got {monitor!r}")
-        for name, known in (("model", monitor.profile.model), ("version", monitor.profile.version)):
-            given = options.get(name)
-            if given is not None and known is not None and str(given) != known:
-                raise ValueError(f"{name}={given!r} contradicts the monitor's profile, which says {known!r}")
-            options[name] = known if given is None else given
+        _take_names(options, monitor.profile.model, monitor.profile.version, "monitor's profile")
     return _apply(_of_model(semconv.PREDICTION, options), function)
 
 
@@ -407,6 +418,15 @@ def operation(
         expected=expected,
         exception_messages=exception_messages,
     )
+
+
+def _take_names(options: dict[str, Any], model: str, version: str | None, whose: str) -> None:
+    """The monitor's model and version, unless the caller says another."""
+    for name, known in (("model", model), ("version", version)):
+        given = options.get(name)
+        if given is not None and known is not None and str(given) != known:
+            raise ValueError(f"{name}={given!r} contradicts the {whose}, which says {known!r}")
+        options[name] = known if given is None else given
 
 
 def _of_model(name: str, options: dict[str, Any]) -> OperationSpec:

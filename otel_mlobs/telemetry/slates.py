@@ -18,12 +18,16 @@ from otel_mlobs.settings.times import seconds
 from otel_mlobs.telemetry import collected, guard, prediction_ids, ranking_series
 from otel_mlobs.telemetry.following import checked_amount
 from otel_mlobs.telemetry.keeper import keeper
+from otel_mlobs.telemetry.observers import Definitions
 from otel_mlobs.telemetry.ranking_series import NO_CURRENCY
 
 if TYPE_CHECKING:
+    from opentelemetry.trace import Span
+
     from otel_mlobs.core.rankings import CatalogueFigures, EventFigures
     from otel_mlobs.core.records import Joined, Record
     from otel_mlobs.telemetry.following import Store
+    from otel_mlobs.telemetry.kinds import Attributes, Definition
 
 __all__ = ["RankingMonitor", "RankingStatus"]
 
@@ -90,6 +94,9 @@ class RankingMonitor:
         ValueError: an argument has an impossible value, or a monitor of the same model and version has other settings.
     """
 
+    follows = True
+    counts_inputs = False
+
     def __init__(
         self,
         *,
@@ -131,6 +138,7 @@ class RankingMonitor:
         self._stream = stream_of(model, self.version, _PROFILE)
         self._book = ranking_series.book_of(self.model, self.version, self._settings)
         self._every = min(60.0, max(1.0, self._maturity / 30))
+        self._definitions = Definitions()
         self._closed = False
         self._make_quiet()
         _monitors.add(self)
@@ -171,9 +179,27 @@ class RankingMonitor:
             guard.report("ranking", error)
         return chosen
 
-    def observe_ranking(self, items: Any, prediction_id: Any = None) -> str:
+    def observe(
+        self,
+        inputs: Any,  # noqa: ARG002 - a ranking's inputs are its candidates
+        outputs: Any = None,
+        *,
+        prediction_id: Any = None,
+        variant: str | None = None,  # noqa: ARG002 - it is on the span
+    ) -> None:
         """What :func:`otel_mlobs.ranking` does with its outputs where it has this monitor: :meth:`shown`."""
-        return self.shown(items, prediction_id)
+        if outputs is not None:
+            self.shown(outputs, prediction_id)
+
+    def add_drift(self, attributes: Attributes) -> None:
+        """Nothing: a list has no drift."""
+
+    def describe(self, span: Span, inputs: Any) -> None:
+        """Nothing: candidates are of no profile."""
+
+    def definition(self, key: object, make: Callable[[], Definition]) -> Definition:
+        """The definition of an operation with this monitor, made once for each ``key``."""
+        return self._definitions.get(key, make)
 
     def outcome(
         self,

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Generator
 
     from otel_mlobs.telemetry.kinds import Attributes, Definition
-    from otel_mlobs.telemetry.monitor import Monitor
+    from otel_mlobs.telemetry.observers import Observer
 
 InputPicker = Callable[[tuple[Any, ...], dict[str, Any]], object]
 OutputPicker = Callable[[Any], object]
@@ -74,7 +74,7 @@ def _beginning(definition: Definition, pick: InputPicker | None) -> Beginning:
     return begin_with_inputs
 
 
-def _observing(definition: Definition, pick: InputPicker | None, monitor: Monitor) -> Beginning:
+def _observing(definition: Definition, pick: InputPicker | None, monitor: Observer) -> Beginning:
     """How a monitored call starts: its inputs are counted, whether anybody listens or not, before they can change."""
     static = definition.span_attributes
     read = definition.read_inputs
@@ -105,7 +105,7 @@ def _observing(definition: Definition, pick: InputPicker | None, monitor: Monito
     return begin
 
 
-def _outputs_observer(definition: Definition, monitor: Monitor, pick: OutputPicker | None) -> Callable[[Any], None]:
+def _outputs_observer(definition: Definition, monitor: Observer, pick: OutputPicker | None) -> Callable[[Any], None]:
     """What counts the result of a monitored call, whether anybody listens or not."""
 
     def observe(result: Any) -> None:

@@ -203,7 +203,8 @@ def _lines(said: Mapping[str, Any], options: argparse.Namespace) -> Iterator[str
 
 def _shown(figure: Figure) -> str:
     value, lower, upper = figure
-    return "-" if math.isnan(value) else f"{value:.4f}  ({lower:.4f} to {upper:.4f})"
+    interval = "" if math.isnan(lower) else f"  ({lower:.4f} to {upper:.4f})"
+    return "-" if math.isnan(value) else f"{value:.4f}{interval}"
 
 
 def _finite(value: Any) -> Any:

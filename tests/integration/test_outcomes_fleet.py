@@ -137,6 +137,7 @@ def test_labels_of_a_fleet_are_counted_once_each(
         server.stop()
 
 
+@pytest.mark.filterwarnings("ignore:fetch_arrow_table:DeprecationWarning")  # ibis 12 with DuckDB 2
 def test_a_job_counts_the_labels_of_a_file(
     prometheus_with_rules: Callable[[str], Prometheus], start: Callable[..., Process], tmp_path: Path,
     capsys: pytest.CaptureFixture[str],

@@ -6,22 +6,31 @@ import json
 import multiprocessing
 import os
 import random
+import socket
+import threading
 import time
+import zlib
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import pytest
 
-pytest.importorskip("redis")
+redis = pytest.importorskip("redis")
 pytest.importorskip("sqlalchemy")
-pytest.importorskip("psycopg")
+psycopg = pytest.importorskip("psycopg")
+
+import store_behaviour
 
 from otel_mlobs.core.records import Label, Prediction, stream_of
+from otel_mlobs.stores import redis as redis_store
+from otel_mlobs.stores import sql
 from otel_mlobs.stores.outcome_store import OutcomeStore
 
 from . import postgres, redis_server
-from .backends import PATIENCE
+from .backends import PATIENCE, free_ports
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -64,7 +73,7 @@ def server(
 @pytest.fixture
 def namespace(request: pytest.FixtureRequest) -> str:
     """A namespace that no other test has."""
-    return f"t{abs(hash(request.node.name)) % 10**12}"
+    return f"t{zlib.crc32(request.node.name.encode())}"
 
 
 # -- four processes and two restarts
@@ -177,3 +186,241 @@ def test_four_processes_and_two_restarts_lose_nothing_and_count_nothing_twice(
     assert kept == {name: list(values) for name, values in claimed}
     assert store.claim(STREAM, float("inf")) == []
     store.close()
+
+
+# -- what every store does
+
+
+@pytest.fixture
+def make(server: Server, namespace: str) -> Iterator[Callable[..., OutcomeStore]]:
+    """Opens stores on the server."""
+    made, close = store_behaviour.maker(server.url, namespace=namespace)
+    yield made
+    close()
+
+
+@pytest.mark.parametrize("check", store_behaviour.CHECKS)
+def test_a_server_does_what_every_store_does(make: Callable[..., OutcomeStore], check: Callable[[Any], None]) -> None:
+    """Joining, claiming, reading, forgetting, as ``store_behaviour`` says."""
+    check(make)
+
+
+def test_predictions_live_as_long_as_they_should(server: Server, make: Callable[..., OutcomeStore]) -> None:
+    """And no longer: in Redis by its own clock."""
+    store_behaviour.keeps_for_its_time(make, time.sleep)
+
+
+def test_what_has_expired_leaves_the_sets(server: Server, make: Callable[..., OutcomeStore], namespace: str) -> None:
+    """Redis' keys expire by themselves; what its sets name, and PostgreSQL's rows, the thread deletes."""
+    store = make(ttl=1.0)
+    store.register_many(Prediction(str(number), STREAM, float(number), b"", 1.0) for number in range(1_200))
+    assert store.join([("1", 1)]).joined == 1
+    time.sleep(1.1)
+    store.register(Prediction("new", STREAM, 5_000.0, b"", 1.0))
+    assert store.flush(PATIENCE)
+    store._way._backend.sweep()
+    if isinstance(server, postgres.Postgres):
+        with psycopg.connect(server.url) as connection:
+            counts = [
+                connection.execute(f"select count(*) from {namespace}_{table}").fetchone()[0]
+                for table in ("predictions", "labels")
+            ]
+        assert counts == [1, 0]
+    else:
+        client = redis.Redis.from_url(server.url)
+        names = [f"{namespace}:{{{STREAM}}}:{order}" for order in ("time", "due")]
+        assert [client.zrange(name, 0, -1) for name in names] == [[b"new"], [b"new"]]
+        assert all(0 < client.ttl(name) <= 3_700 for name in names)
+        client.close()
+
+
+# -- answers that are lost
+
+
+class Lossy:
+    """Stands before a server; every ``often``-th request that holds ``mark`` is done, and its answer is lost."""
+
+    def __init__(self, port: int, mark: bytes, often: int) -> None:
+        self._to = port
+        self._mark = mark
+        self._often = often
+        self._count = 0
+        self.lost = 0
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listening.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listening.accept()
+            except OSError:
+                return
+            server = socket.create_connection(("127.0.0.1", self._to))
+            losing = threading.Event()
+            for source, sink, is_request in ((client, server, True), (server, client, False)):
+                threading.Thread(target=self._pass_on, args=(source, sink, is_request, losing), daemon=True).start()
+
+    def _pass_on(self, source: socket.socket, sink: socket.socket, is_request: bool, losing: threading.Event) -> None:
+        try:
+            while data := source.recv(1 << 20):
+                if is_request and self._mark in data:
+                    self._count += 1
+                    if self._count % self._often == 0:
+                        losing.set()
+                if not is_request and losing.is_set():
+                    self.lost += 1
+                    break
+                sink.sendall(data)
+        except OSError:
+            pass
+        for each in (source, sink):
+            with suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+            each.close()
+
+    def close(self) -> None:
+        """Take no more connections."""
+        self._listening.close()
+
+
+def test_answers_that_are_lost_lose_and_double_nothing(server: Server, namespace: str, lenient: None) -> None:
+    """The server did what it was asked and the connection broke before it could say so: asked again, all is once."""
+    port = urlsplit(server.url).port
+    lossy = Lossy(port, b"COMMIT" if isinstance(server, postgres.Postgres) else b"EVALSHA", 3)
+    store = OutcomeStore(server.url.replace(f":{port}/", f":{lossy.port}/"), namespace=namespace)
+    kinds: Counter[str] = Counter()
+    labelled = set()
+    for number in range(900):
+        store.register(Prediction(str(number), STREAM, float(number), b"x", 1.0))
+        if number % 3:
+            labelled.add(str(number))
+            for value in (1, 1, 0)[: number % 4]:
+                store.submit(Label(str(number), "", value), lambda joined: kinds.update([joined.result]))
+        if number % 90 == 89:
+            assert store.flush(PATIENCE)
+    asked = [number for number in range(900) if number % 3]
+    assert kinds == Counter(
+        joined=sum(number % 4 > 0 for number in asked),
+        duplicate=sum(number % 4 > 1 for number in asked),
+        conflict=sum(number % 4 > 2 for number in asked),
+    )
+    names = [(str(number), 1) for number in range(900)]
+    joined = kinds["joined"]
+    report = store.join(names)
+    assert (report.joined, report.duplicate) == (900 - joined, joined)
+    claimed: list[str] = []
+    while len(claimed) < 900:
+        with suppress(ConnectionError):
+            claimed += [one.prediction.id for one in store.claim(STREAM, 2.0, 40)]
+            assert len(claimed) == len(set(claimed))
+    assert sorted(claimed) == sorted(name for name, _ in names)
+    assert lossy.lost > 10
+    assert store.dropped == {}
+    while True:
+        with suppress(ConnectionError):
+            assert store.claim(STREAM, 2.0) == []
+            break
+    store.close(PATIENCE)
+    lossy.close()
+
+
+# -- servers that are not well
+
+
+def test_scripts_that_the_server_has_forgotten_are_loaded(start: Callable[..., Process], tmp_path: Path) -> None:
+    """``SCRIPT FLUSH``, a restart or a failover forgets them; nothing is lost by it."""
+    server = running("redis", start, tmp_path)
+    store = OutcomeStore(server.url)
+    client = redis.Redis.from_url(server.url)
+    for number in range(3):
+        client.script_flush()
+        store.register(Prediction(str(number), STREAM, 1.0))
+        assert store.join([(str(number), 1)]).joined == 1
+    client.close()
+    store.close()
+    server.stop()
+
+
+def test_a_server_that_is_full_keeps_what_waits(
+    start: Callable[..., Process], tmp_path: Path, lenient: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Redis at its memory limit refuses writes; once there is room they are done."""
+    server = running("redis", start, tmp_path)
+    client = redis.Redis.from_url(server.url)
+    client.config_set("maxmemory-policy", "noeviction")
+    client.config_set("maxmemory", 1)
+    store = OutcomeStore(server.url)
+    store.register(Prediction("a", STREAM, 1.0))
+    assert not store.flush(0.5)
+    assert store.pending == 1
+    client.config_set("maxmemory", 0)
+    assert store.flush(PATIENCE)
+    assert [one.prediction.id for one in store.records(STREAM, 0, 9)] == ["a"]
+    assert "OutOfMemoryError" in caplog.text
+    client.close()
+    store.close()
+    server.stop()
+
+
+def test_the_password_comes_from_the_environment_and_shows_nowhere(
+    start: Callable[..., Process],
+    tmp_path: Path,
+    lenient: None,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A wrong one waits for a right one, and is said without it; one in the URL goes before it."""
+    server = running("redis", start, tmp_path, password="r1ght-w0rd")
+    monkeypatch.setenv("MLOBS_STORE_PASSWORD", "wr0ng-w0rd")
+    wrong = OutcomeStore(server.url)
+    wrong.register(Prediction("a", STREAM, 1.0))
+    assert not wrong.flush(0.5)
+    with pytest.raises(ConnectionError, match="AuthenticationError") as raised:
+        wrong.streams()
+    assert "w0rd" not in caplog.text + str(raised.value) + repr(wrong)
+    named = OutcomeStore(server.url.replace("//", "//:r1ght-w0rd@"))
+    assert named.streams() == []
+    assert "w0rd" not in repr(named)
+    monkeypatch.setenv("MLOBS_STORE_PASSWORD", "r1ght-w0rd")
+    assert OutcomeStore(server.url).streams() == []
+    wrong.close(0.1)
+    named.close()
+    server.stop()
+
+
+@pytest.mark.parametrize("scheme", ["redis", "postgresql"])
+@pytest.mark.parametrize("silent", [False, True], ids=["refused", "silent"])
+def test_a_dead_server_is_said_to_who_asks_and_to_nobody_else(
+    scheme: str, silent: bool, lenient: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Every question raises ConnectionError; registering and labelling go on."""
+    monkeypatch.setattr(sql, "_KEEPALIVE", {"connect_timeout": 2})
+    monkeypatch.setattr(redis_store, "_ANSWER_S", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1] if silent else free_ports(1)[0]
+        store = OutcomeStore(f"{scheme}://me:s3cr3t@127.0.0.1:{port}/1")
+        store.register(Prediction("a", STREAM, 1.0))
+        told: list[str] = []
+        store.submit(Label("a", "", 1), lambda joined: told.append(joined.result))
+        asked: list[Callable[[], Any]] = [
+            store.streams,
+            lambda: store.claim(STREAM, 1.0),
+            lambda: list(store.records(STREAM, 0, 1)),
+            lambda: store.join([("a", 1)], timeout=0.1),
+            lambda: store.forget("b"),
+        ]
+        for ask in asked:
+            with pytest.raises(ConnectionError, match="cannot be used") as raised:
+                ask()
+            assert "s3cr3t" not in str(raised.value)
+        assert not store.flush(0.1)
+        assert store.pending == 2
+        assert told == []
+        assert store.dropped == {}
+        assert "s3cr3t" not in caplog.text
+        assert len([one for one in caplog.records if one.name == "otel_mlobs"]) == 1
+        with pytest.raises(ConnectionError):
+            store.forget("a")
+        assert store.pending == 0
+        store.close(0.1)

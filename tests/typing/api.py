@@ -224,6 +224,8 @@ profile = mlobs.Profile.fit(
     categorical=(),
     exclude=(),
     max_categories=32,
+    threshold=0.5,
+    embeddings={"user": [[0.1, 0.2], [0.3, 0.1]]},
 )
 assert_type(profile, mlobs.Profile)
 assert_type(mlobs.Profile.load("churn.profile.json"), mlobs.Profile)
