@@ -5,6 +5,8 @@ from __future__ import annotations
 import decimal
 import itertools
 import math
+import os
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -15,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from otel_mlobs import Monitor
+from otel_mlobs import Monitor, semconv
 from otel_mlobs.core import tally as tally_room
 from otel_mlobs.core.binning import MatrixCounter, count_outside
 from otel_mlobs.core.contract import KINDS, Violation, kinds_of
@@ -209,6 +211,33 @@ def test_what_is_no_row_is_one_violation(inputs: Any, message: str) -> None:
     assert message in found.message
 
 
+def test_a_vector_keeps_the_contract_of_its_measures() -> None:
+    """Checked as it is counted: too long a vector, one of the wrong size, none at all; in a row and in a batch."""
+    vectors = np.random.default_rng(0).normal(0.2, 1.0, (500, 8))
+    profile = Profile.fit({"age": np.arange(500.0)}, embeddings={"user": vectors}, model="vectors")
+    measures = ("user.norm", "user.dispersion", "user.distance")
+    assert _broken({"age": 3.0, "user": vectors[0]}, profile) == []
+    assert ("user.norm", "range", None) in _broken({"age": 3.0, "user": vectors[0] * 100}, profile)
+    assert _broken({"age": 3.0, "user": [1.0, 2.0]}, profile) == [(name, "type", None) for name in measures]
+    assert _broken({"age": 3.0}, profile) == [(name, "missing", None) for name in measures]
+    batch = {"age": [1.0, 2.0], "user": np.array([vectors[0], vectors[1] * 100])}
+    assert {(name, kind, row) for name, kind, row in _broken(batch, profile) if name == "user.norm"} == {
+        ("user.norm", "range", 1)
+    }
+    counted: Counter[tuple[str, str]] = Counter()
+    monitor = Monitor(profile)
+    for inputs in ({"age": 3.0, "user": vectors[0] * 100}, {"age": 3.0, "user": [1.0, 2.0]}, {"age": 3.0}, batch):
+        monitor.observe(inputs)
+        counted.update((one.feature or "", one.kind) for one in monitor.check(inputs))
+    found = monitor._counting.violations()
+    assert counted == {
+        (name, kind): int(found[row, column])
+        for row, name in enumerate(profile.names)
+        for column, kind in enumerate(KINDS)
+        if found[row, column]
+    }
+
+
 def test_nothing_that_a_row_holds_raises() -> None:
     """Whatever its values' own methods do."""
     assert [
@@ -260,6 +289,13 @@ def test_a_batch_gives_no_more_than_the_limit() -> None:
     assert len(monitor.check(batch)) == 1_000
     assert len(monitor.check(batch, limit=3)) == 3
     assert monitor.check([]) == ()
+
+
+def test_violations_of_a_long_batch_come_in_the_order_of_its_rows() -> None:
+    """Whichever column they are found in."""
+    matrix = np.column_stack([np.full(100_000, 30.0), np.zeros(100_000)])
+    matrix[[70_001, 3, 5_000], [0, 0, 1]] = 99.0
+    assert [row for _, _, row in _broken(matrix, NUMBERS)] == [3, 5_000, 70_001]
 
 
 def test_checking_counts_nothing() -> None:
@@ -420,6 +456,61 @@ def test_the_counter_never_falls_when_a_monitor_ends(mlobs_telemetry: Telemetry)
     monitors[0].close()
     for _ in range(3):
         assert _exported(mlobs_telemetry, profile)["age", "range"] == 3
+
+
+def test_threads_lose_nothing_and_the_counter_never_falls(mlobs_telemetry: Telemetry) -> None:
+    """Rows and batches from four threads, collected meanwhile: exact in the end, and rising all the way."""
+    profile = _profile()
+    monitor = Monitor(profile, clock=Clock())
+    batch = {**{name: [value] * 40 for name, value in FINE.items()}, "age": [99.0] * 40, "city": [["Rome"], "Ur"] * 20}
+
+    def work() -> None:
+        for _ in range(100):
+            monitor.observe({**FINE, "city": ["Rome"]})
+            monitor.observe({**FINE, "city": "Ur", "age": None})
+            monitor.observe(batch)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    seen = []
+    while any(thread.is_alive() for thread in threads):
+        seen.append(_exported(mlobs_telemetry, profile))
+    for thread in threads:
+        thread.join()
+    seen.append(_exported(mlobs_telemetry, profile))
+    for key in seen[0]:
+        values = [one[key] for one in seen]
+        assert values == sorted(values), key
+    assert {key: value for key, value in seen[-1].items() if value} == {
+        ("age", "range"): 16_000,
+        ("age", "missing"): 400,
+        ("city", "type"): 8_400,
+        ("city", "category"): 8_400,
+    }
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_child_counts_its_own(mlobs_telemetry: Telemetry) -> None:
+    """What the parent counted, folded or queued, is the parent's to send."""
+    profile = _profile()
+    ended, monitor = (Monitor(profile, clock=Clock()) for _ in range(2))
+    ended.observe({**FINE, "age": 99})
+    ended.close()
+    assert _exported(mlobs_telemetry, profile)["age", "range"] == 1
+    monitor.observe({**FINE, "age": 99, "city": ["Rome"]})
+    monitor.status()
+    monitor.observe({**FINE, "age": 99, "city": ["Rome"]})
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        monitor.observe({**FINE, "age": 99})
+        points = monitor._series.points(semconv.FEATURE_VIOLATIONS, zero=False)
+        os.write(writing, repr(sum(value for value, _ in points)).encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert os.read(reading, 100) == b"1"
+    assert _exported(mlobs_telemetry, profile)["age", "range"] == 3
 
 
 @pytest.mark.parametrize("left", [0, 1, 5])

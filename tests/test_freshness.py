@@ -291,6 +291,15 @@ def test_the_span_tells_the_oldest_and_how_many_were_stale(mlobs_telemetry: Tele
     assert mlobs_telemetry.point("mlobs.feature_view.last_update", **labels).value == pytest.approx(old(30), abs=60)
 
 
+def test_the_last_update_is_the_newest_that_was_ever_read(mlobs_telemetry: Telemetry) -> None:
+    """An older row that is read later does not set it back."""
+    spec = mlobs.feature_lookup(view="newest", timestamp="t")
+    for age in (500, 30, 900):
+        spec(lambda age=age: {"x": 1.0, "t": old(age)})()
+    last = mlobs_telemetry.point("mlobs.feature_view.last_update", mlobs__feature_view__name="newest").value
+    assert last == pytest.approx(old(30), abs=60)
+
+
 def test_the_bounds_of_the_ages_hold_every_objective() -> None:
     """So that the share beyond it is exact; the default that `configure` was told among them."""
     ran = run(
@@ -468,7 +477,8 @@ def test_context_managers_coroutines_and_generators_count_alike(mlobs_telemetry:
             pass
 
     asyncio.run(consume())
-    assert list(generator([row, None])) == [row, None]
+    nulls = {"age": None, "t": None}
+    assert list(generator([row, nulls])) == [row, nulls]
     list(generator([]))
     assert counts(mlobs_telemetry, "kinds") == {key: 5 * value for key, value in expected.items()} | {"miss": 4}
     assert len([span for span in mlobs_telemetry.spans if "mlobs.feature.age.max" in (span.attributes or {})]) == 4

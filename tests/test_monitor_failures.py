@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import otel_mlobs as mlobs
-from otel_mlobs.telemetry.monitor import _MOST_DEFINITIONS
+from otel_mlobs.telemetry.observers import MOST_DEFINITIONS
 
 if TYPE_CHECKING:
     from otel_mlobs.telemetry.monitor import Monitor
@@ -71,12 +71,12 @@ def test_attributes_of_the_request_do_not_pile_up() -> None:
     """A with-form whose attributes differ with every call keeps no more than so many definitions."""
     monitor = mlobs.Monitor(PROFILE, clock=Clock())
     with mlobs.testing.capture() as telemetry:
-        for number in range(3 * _MOST_DEFINITIONS):
+        for number in range(3 * MOST_DEFINITIONS):
             with mlobs.prediction(monitor=monitor, attributes={"request.id": number}) as op:
                 op.record(inputs=[0.0, 0.0])
-    assert [span.attributes["request.id"] for span in telemetry.spans] == list(range(3 * _MOST_DEFINITIONS))
-    assert len(monitor._definitions) <= _MOST_DEFINITIONS
-    assert monitor.status().rows == 3 * _MOST_DEFINITIONS
+    assert [span.attributes["request.id"] for span in telemetry.spans] == list(range(3 * MOST_DEFINITIONS))
+    assert len(monitor._definitions._made) <= MOST_DEFINITIONS
+    assert monitor.status().rows == 3 * MOST_DEFINITIONS
 
 
 def test_attributes_keep_their_types() -> None:

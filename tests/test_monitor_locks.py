@@ -90,7 +90,7 @@ def test_a_monitor_that_joins_amid_a_collection_still_begins_at_zero(monkeypatch
     group = monitor._series
 
     def largest(metric: semconv.Metric) -> float:
-        return max(observation.value for observation in collected._observations(group, metric))
+        return max(observation.value for observation in collected._observations(group, metric, counts=True))
 
     assert largest(semconv.PREDICTION_OBSERVATIONS) == 0  # the callback of features had run before it joined
     collected.settle()

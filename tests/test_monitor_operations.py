@@ -524,6 +524,7 @@ def test_drift_is_on_every_span_and_the_event_on_the_first(
         "mlobs.drift.previous_status": "insufficient_data",
         "mlobs.drift.features": ("prediction.score", "age"),
         "mlobs.drift.since": ("1970-01-01 00:16:40Z", "1970-01-01 00:16:40Z"),
+        "mlobs.drift.causes": ("values", "values"),
     }
     assert all(span.events == () for span in others)
 
@@ -583,6 +584,7 @@ def test_the_end_of_drift_is_an_event(clock: Clock, mlobs_telemetry: Telemetry) 
         "mlobs.drift.previous_status": "drift",
         "mlobs.drift.features": (),
         "mlobs.drift.since": (),
+        "mlobs.drift.causes": (),
     }
     assert mlobs_telemetry.spans[2].events == ()
 

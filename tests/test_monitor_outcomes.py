@@ -447,3 +447,27 @@ def test_the_status_shows_estimate_and_measure_apart(clock: Clock) -> None:
     assert "measured: on 100 labels by label arrival; coverage 10.0%" in text
     assert "unreliable" in text
     assert "not to be relied on: 100 labels contradict the calibration" in text
+
+
+def test_a_column_turned_null_is_not_called_drift_of_the_values(
+    clock: Clock, mlobs_telemetry: Telemetry, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The log, the event and the status say that values are missing, and that the rest is as ever."""
+    monitor = followed(clock)
+    x, scores, _ = rows(2_000, seed=7)
+    x[::2] = np.nan
+    monitor.observe(x, scores)
+    clock.now += 10.0
+    with mlobs.prediction(monitor=monitor) as op:
+        op.record(inputs=x[1], outputs=scores[1])
+    one = monitor.status().features["x0"]
+    assert one.status == "drift"
+    assert one.cause == "missing"
+    lines = [record.getMessage() for record in caplog.records if "x0" in record.getMessage()]
+    assert any("is given less" in line and "50.0% missing, 0.0% in training" in line for line in lines)
+    assert not any("drifts" in line for line in lines)
+    (event,) = (event for span in mlobs_telemetry.spans for event in span.events if event.name == "mlobs.drift.changed")
+    assert dict(event.attributes or {})["mlobs.drift.causes"] == ("missing",)
+    x[1::2] += 3
+    monitor.observe(x, scores)
+    assert monitor.status().features["x0"].cause == "values"

@@ -15,10 +15,12 @@ import pytest
 from receiver import Receiver, run
 from sklearn.metrics import ndcg_score
 
+from otel_mlobs import semconv
 from otel_mlobs.core import rankings
 from otel_mlobs.core.outcomes import wilson
 from otel_mlobs.core.rankings import Catalogue, Panes, SlateSums
 from otel_mlobs.stores.outcome_store import OutcomeStore
+from otel_mlobs.telemetry import collected
 from otel_mlobs.telemetry.ranking_series import NO_CURRENCY
 from otel_mlobs.telemetry.slates import RankingMonitor
 from otel_mlobs.testing import Telemetry
@@ -226,6 +228,7 @@ def test_monitors_that_share_a_store_count_each_list_once(clock: Clock) -> None:
         shows.shown(ITEMS)
     clock.now += 600
     other.tick()
+    assert other._book.figures(clock.now)[0] == 1_500
     shows.tick()
     assert shows.status().slates == 1_500
 
@@ -373,6 +376,45 @@ def test_a_closed_monitor_takes_nothing_more(clock: Clock) -> None:
     assert monitor.status().results == {}
 
 
+def test_a_closed_monitor_leaves_what_waits_to_others(clock: Clock) -> None:
+    """Lists that are not mature yet stay in the store, for whoever shares it."""
+    store = OutcomeStore(clock=clock)
+    closed, other = (_monitor(clock, model="handed over", outcomes=store) for _ in range(2))
+    closed.shown(ITEMS)
+    closed.close()
+    clock.now += 600
+    assert closed.tick() > clock.now
+    assert other._book.figures(clock.now)[0] == 0
+    assert other.status().slates == 1
+
+
+def test_a_new_currency_begins_at_zero(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prometheus computes no rate from what it first sees above zero: the value follows one collection later."""
+    monkeypatch.setattr(collected, "_holding", True)
+    monitor = _monitor(clock)
+    monitor.outcome("a", monitor.shown(ITEMS), value=2.0, currency="EUR")
+    clock.now += 600
+    monitor.tick()
+    book = monitor._book
+    seen = [([value for value, _ in book.points(semconv.RANKING_VALUE, zero=False)], book.announcing) for _ in range(2)]
+    assert seen == [([0.0], True), ([2.0], False)]
+
+
+def test_currencies_are_bounded(clock: Clock) -> None:
+    """Whatever clients send as one: beyond 32 of each kind of event all others are one."""
+    monitor = _monitor(clock, events=["click"])
+    shown = monitor.shown([f"i{index}" for index in range(40)])
+    for index in range(40):
+        monitor.outcome(f"i{index}", shown, value=1.0, currency=f"A{chr(65 + index // 26)}{chr(65 + index % 26)}")
+    clock.now += 600
+    monitor.tick()
+    values = {
+        labels["mlobs.currency"]: value for value, labels in monitor._book.points(semconv.RANKING_VALUE, zero=False)
+    }
+    assert len(values) == 33
+    assert values[NO_CURRENCY] == 8.0
+
+
 def test_it_pickles_as_its_settings() -> None:
     """A monitor is part of a model that is sent to workers; each begins with nothing."""
     monitor = RankingMonitor(model="pickled", k=5, outcomes=OutcomeStore(), events=["click"], maturity="1h")
@@ -418,6 +460,27 @@ def test_a_forked_child_counts_its_own(clock: Clock) -> None:
     assert os.read(reading, 100) == b"(1, True)"
     clock.now += 600
     assert monitor.status().slates == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_child_without_any_monitor_of_drift_has_a_keeper_and_ids_of_its_own() -> None:
+    """What a process starts once is started again in the child, whoever asked for it first."""
+    script = """
+import os, time
+from otel_mlobs.stores.outcome_store import OutcomeStore
+from otel_mlobs.telemetry.slates import RankingMonitor
+monitor = RankingMonitor(model="m", outcomes=OutcomeStore(), maturity=0.2)
+parents = monitor.shown(["a"])
+child = os.fork()
+if child == 0:
+    mine = monitor.shown(["a"])
+    deadline = time.monotonic() + 30
+    while not monitor.status().slates and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os._exit(0 if monitor.status().slates == 1 and mine[:16] != parents[:16] else 1)
+print(os.waitpid(child, 0)[1])
+"""
+    assert run(script).out == "0\n"
 
 
 def test_the_keeper_counts_what_is_mature_by_the_real_clock() -> None:
@@ -494,7 +557,18 @@ def test_the_catalogue_by_name() -> None:
     found = catalogue.figures(5.0)
     assert (found.items, found.coverage, found.exact) == (20, 0.2, True)
     assert found.concentration == 22 / 40
+    catalogue.add(1.0, ["i3"])
+    assert catalogue.figures(5.0).items == 20, "another thread that read the clock a little earlier counts as now"
     assert catalogue.figures(125.0).items == 0
+
+
+def test_a_catalogue_keeps_what_came_when_a_thread_is_behind() -> None:
+    """A list of the last pane, by another thread's clock, does not undo the running one."""
+    catalogue = Catalogue(None, 120.0)
+    catalogue.add(15.0, ["a"])
+    catalogue.add(9.0, ["b"])
+    assert catalogue.figures(15.0).items == 2
+    assert catalogue.figures(125.0).items == 2
 
 
 @pytest.mark.parametrize("distinct", [150_000, 1_000_000])

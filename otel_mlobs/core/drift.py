@@ -35,6 +35,10 @@ METHODS = (
 )
 
 
+_SHARE_OF_VALUES = 0.2
+"""A drift is of missing values where those that are there have less than this share of its PSI."""
+
+
 @dataclass(frozen=True)
 class DriftResult:
     """How one feature, or one output, of the window compares with the reference.
@@ -57,6 +61,7 @@ class DriftResult:
         reference_missing: the same in the reference.
         unseen: share of values that are not finite or of no category of the profile.
         invalid: values of a wrong type since the monitor began; they are among the unseen.
+        psi_values: PSI over the values that are there, missing ones and those of no cell left out.
     """
 
     name: str
@@ -75,6 +80,19 @@ class DriftResult:
     reference_missing: float
     unseen: float
     invalid: int
+    psi_values: float = math.nan
+
+    @property
+    def cause(self) -> Literal["missing", "values"] | None:
+        """What the drift is made of: ``"missing"`` where values went missing and those that are there are as ever.
+
+        That is trouble of what delivers the data, and not of the model. None where nothing drifts.
+        """
+        if self.status != "drift":
+            return None
+        gone = self.missing > self.reference_missing
+        as_ever = math.isnan(self.psi_values) or self.psi_values < _SHARE_OF_VALUES * self.psi
+        return "missing" if gone and as_ever else "values"
 
 
 class Reference:
@@ -157,6 +175,7 @@ class Assessment:
     enough: NDArray[np.bool_]
     missing: Floats
     unseen: Floats
+    psi_values: Floats
 
 
 def assess(
@@ -190,7 +209,13 @@ def assess(
         enough=enough,
         missing=counts[:, -2] / rows,
         unseen=counts[:, -1] / rows,
+        psi_values=_psi_of_values(counts[:, :-SPECIALS].astype(np.float64), reference.counts[:, :-SPECIALS]),
     )
+
+
+def _psi_of_values(live: Floats, reference: Floats) -> Floats:
+    there = live.any(axis=1) & reference.any(axis=1)
+    return np.where(there, distance.psi(*distance.smoothed(live, reference)), np.nan)
 
 
 def results(
@@ -231,6 +256,7 @@ def results(
                 reference_missing=float(reference.shares[index, -2]),
                 unseen=float(found.unseen[index]),
                 invalid=int(invalid[index]),
+                psi_values=float(found.psi_values[index]),
             )
         )
     return made

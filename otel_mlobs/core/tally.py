@@ -84,7 +84,6 @@ class Tally:
             or len(self._queued_outputs) >= self._longest_outputs
             or len(self._tables) >= _MOST_TABLES
             or len(self._odd) >= longest
-            or len(self._outside) >= longest
             or len(self._refused) >= longest
         )
 

@@ -20,6 +20,7 @@ from otel_mlobs.semconv.keys import (
     CANDIDATE_SCORE_MAX,
     CANDIDATE_SCORE_MEAN,
     CANDIDATE_SCORE_MIN,
+    DRIFT_CAUSES,
     DRIFT_EVENT,
     DRIFT_FEATURE,
     DRIFT_FEATURES,
@@ -63,6 +64,12 @@ DRIFT_CHANGED: Final = EventType(
         STATUS_LABEL,
         Attribute(DRIFT_PREVIOUS_STATUS, "string", "The status before.", "ok"),
         Attribute(DRIFT_SINCE, "string[]", "When each of them began to, UTC.", "[2026-11-22 21:00:29Z]"),
+        Attribute(
+            DRIFT_CAUSES,
+            "string[]",
+            "Of each `values`, or `missing`: values went missing, those that are there are as ever.",
+            "[values, missing]",
+        ),
         Attribute(DRIFT_FEATURES, "string[]", "The features that drift, at most 20.", "[age, income]"),
     ),
 )

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 _AGES = 10_000
 """In how many steps of its time-to-live a record's age is known: a mark a record would be a fifth more memory."""
 _SMALL = 1000
+_QUEUED = 32
+"""How many predictions wait until one of them sees to all: together they cost half as much."""
 
 
 class _Due:
@@ -32,17 +34,17 @@ class _Due:
     def __init__(self) -> None:
         self.ordered: deque[Entry] = deque()
         self.others: list[tuple[float, int, Entry]] = []
+        self._last = float("-inf")
         self._number = count()
 
-    def __len__(self) -> int:
-        return len(self.ordered) + len(self.others)
-
-    def add(self, due: float, entry: Entry) -> None:
-        last = self.ordered[-1][4] if self.ordered else None
-        if last is None or due >= last:
+    def add(self, due: float, entry: Entry) -> bool:
+        """Whether it is mature before one that came earlier."""
+        if due >= self._last:
+            self._last = due
             self.ordered.append(entry)
-        else:
-            heapq.heappush(self.others, (due, next(self._number), entry))
+            return False
+        heapq.heappush(self.others, (due, next(self._number), entry))
+        return True
 
     def pop(self, now: float) -> Entry | None:
         """The one that has been mature for longest, or None where none is."""
@@ -52,7 +54,7 @@ class _Due:
         return self.ordered.popleft() if first is not None and first <= now else None
 
     def keep(self, alive: Callable[[Entry], bool]) -> None:
-        self.ordered = deque(entry for entry in self.ordered if alive(entry))
+        """Let go of what is not ``alive`` among those out of order, which nobody comes upon."""
         self.others = [one for one in self.others if alive(one[2])]
         heapq.heapify(self.others)
 
@@ -61,7 +63,8 @@ class Memory:
     """A dictionary of predictions, at most ``capacity`` of them, each for ``ttl`` seconds.
 
     What comes is queued, and whoever gets the lock works the queue off: a call that finds the lock taken, in another
-    thread or by the very code that a signal handler or finaliser interrupts, leaves its item to the holder.
+    thread or by the very code that a signal handler or finaliser interrupts, leaves its item to the holder. Whoever
+    asks for anything works it off first.
     """
 
     kind = "memory"
@@ -76,7 +79,7 @@ class Memory:
         """Forget everything: in a forked child, what waits is the parent's."""
         self._lock = threading.RLock()
         self._working = False
-        self._queue: deque[Prediction | tuple[Label, Callable[[Joined], None]]] = deque()
+        self._queue: deque[tuple[float, Prediction | Label, Callable[[Joined], None] | None]] = deque()
         self._entries: dict[str, Entry] = {}
         self._order: deque[Entry] = deque()
         self._labels: dict[str, tuple[Kept, ...]] = {}
@@ -84,26 +87,35 @@ class Memory:
         self._due: dict[str, _Due] = {}
         self._ages: deque[list[float]] = deque()
         """Of every step in time: when it ended, and how many came in it."""
-        self.dropped: dict[str, int] = {}
+        self._dropped: dict[str, int] = {}
+
+    @property
+    def dropped(self) -> dict[str, int]:
+        """What memory had no room for, by reason."""
+        with self._settled():
+            return self._dropped
 
     @property
     def pending(self) -> int:
         """Nothing waits to be written."""
-        return len(self._queue)
+        return 0
 
     def register(self, prediction: Prediction) -> None:
         """Keep a prediction."""
-        self._queue.append(prediction)
-        self._work()
+        queue = self._queue
+        queue.append((self._clock(), prediction, None))
+        if len(queue) >= _QUEUED:
+            self._work()
 
     def register_many(self, predictions: Iterable[Prediction]) -> None:
         """Keep several."""
-        self._queue.extend(predictions)
+        now = self._clock()
+        self._queue.extend((now, prediction, None) for prediction in predictions)
         self._work()
 
     def submit(self, label: Label, done: Callable[[Joined], None]) -> None:
         """Join a label and tell ``done``, now unless another thread is at it."""
-        self._queue.append((label, done))
+        self._queue.append((self._clock(), label, done))
         self._work()
 
     def _work(self) -> None:
@@ -139,41 +151,42 @@ class Memory:
 
     def _drain(self, told: list[tuple[Callable[[Joined], None], Joined]]) -> None:
         """Work the queue off; whom to tell what, once the lock is let go, is added to ``told``."""
-        queue = self._queue
-        now = self._clock()
-        self._expire(now)
+        queue, entries, order, ages = self._queue, self._entries, self._order, self._ages
+        capacity, step = self._capacity, self._ttl / _AGES
+        mark = ages[-1] if ages else None
         while queue:
-            item = queue.popleft()
-            if isinstance(item, Prediction):
-                self._add(item, now)
+            now, item, done = queue.popleft()
+            if not isinstance(item, Prediction):
+                self._expire(now)
+                mark = ages[-1] if ages else None
+                if done is not None:
+                    told.append((done, self._join(item)))
+                continue
+            entry = item[:]  # the collector looks no more at a plain tuple of plain values
+            if entries.setdefault(entry[0], entry) is not entry:
+                if entries[entry[0]] != entry:
+                    self._drop("repeated")
+                continue
+            order.append(entry)
+            if mark is not None and 0 <= now - mark[0] < step:
+                mark[1] += 1
             else:
-                label, done = item
-                told.append((done, self._join(label)))
-
-    def _add(self, prediction: Prediction, now: float) -> None:
-        entry: Entry = (*prediction,)  # the collector looks no more at a plain tuple of plain values
-        if self._entries.setdefault(prediction[0], entry) is not entry:
-            if self._entries[prediction[0]] != entry:
-                self._drop("repeated")
-            return
-        self._order.append(entry)
-        ages = self._ages
-        if ages and now - ages[-1][0] < self._ttl / _AGES and now >= ages[-1][0]:
-            ages[-1][1] += 1
-        else:
-            ages.append([now, 1])
-        due = prediction[4]
-        if due is not None:
-            waiting = self._due.get(prediction[1])
-            if waiting is None:
-                waiting = self._due[prediction[1]] = _Due()
-            waiting.add(due, entry)
-        while len(self._order) > self._capacity:
-            if self._remove_oldest():
-                self._drop("evicted")
+                mark = [now, 1]
+                ages.append(mark)
+            due = entry[4]
+            if due is not None:
+                waiting = self._due.get(entry[1])
+                if waiting is None:
+                    waiting = self._due[entry[1]] = _Due()
+                if waiting.add(due, entry) and len(waiting.others) > 2 * max(_SMALL, len(entries)):
+                    waiting.keep(self._is_alive)
+            while len(order) > capacity:
+                if self._remove_oldest():
+                    self._drop("evicted")
+        self._expire(self._clock())
 
     def _drop(self, reason: str) -> None:
-        self.dropped[reason] = self.dropped.get(reason, 0) + 1
+        self._dropped[reason] = self._dropped.get(reason, 0) + 1
 
     def _remove_oldest(self) -> bool:
         """Whether it was still there."""
@@ -182,25 +195,26 @@ class Memory:
         ages[0][1] -= 1
         if ages[0][1] <= 0:
             ages.popleft()
-        there = self._is_alive(entry)
-        if there:
-            self._remove(entry[0])
-        return there
+        if self._entries.get(entry[0]) is not entry:
+            return False
+        self._remove(entry[0])
+        return True
 
     def _is_alive(self, entry: Entry) -> bool:
         return self._entries.get(entry[0]) is entry
 
     def _remove(self, prediction_id: str) -> None:
         entry = self._entries.pop(prediction_id)
-        self._labels.pop(prediction_id, None)
-        self._claimed.discard(prediction_id)
+        if self._labels:
+            self._labels.pop(prediction_id, None)
+        if self._claimed:
+            self._claimed.discard(prediction_id)
         waiting = self._due.get(entry[1])
         if waiting is not None:
-            while waiting.ordered and not self._is_alive(waiting.ordered[0]):
-                waiting.ordered.popleft()
-            if len(waiting) > 2 * max(_SMALL, len(self._entries)):
-                waiting.keep(self._is_alive)
-            if not len(waiting):
+            ordered = waiting.ordered
+            while ordered and self._entries.get(ordered[0][0]) is not ordered[0]:
+                ordered.popleft()
+            if not ordered and not waiting.others:
                 del self._due[entry[1]]
 
     def _expire(self, now: float) -> None:

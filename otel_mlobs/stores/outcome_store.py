@@ -35,7 +35,10 @@ class Way(Protocol):
     """How a store keeps its records: in this process, or behind a thread in a server."""
 
     kind: str
-    dropped: dict[str, int]
+
+    @property
+    def dropped(self) -> Mapping[str, int]:
+        """What no store will ever know, by reason."""
 
     @property
     def pending(self) -> int:

@@ -58,6 +58,7 @@ class DriftOnSpans:
                 semconv.DRIFT_PREVIOUS_STATUS: before,
                 semconv.DRIFT_FEATURES: named,
                 semconv.DRIFT_SINCE: [moment(moved[name].since) for name in named],
+                semconv.DRIFT_CAUSES: [moved[name].cause or "" for name in named],
             },
         )
 

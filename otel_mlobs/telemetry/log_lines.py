@@ -36,10 +36,11 @@ class LogLines:
     def drift(self, begun: Mapping[str, DriftResult], ended: Sequence[tuple[str, Status]]) -> None:
         """Say what drifts only now, and what does no longer."""
         model = self._full_name
-        if begun:
-            shown = "; ".join(_drift_line(name, result) for name, result in list(begun.items())[:_NAMED])
-            more = f"; and {len(begun) - _NAMED} more" if len(begun) > _NAMED else ""
-            _drift_logger.warning("model %r drifts: %s%s", model, shown, more)
+        for cause, line in (("values", "model %r drifts: %s"), ("missing", "model %r is given less: %s")):
+            lines = [_drift_line(name, result) for name, result in begun.items() if result.cause == cause]
+            if lines:
+                more = f"; and {len(lines) - _NAMED} more" if len(lines) > _NAMED else ""
+                _drift_logger.warning(line, model, "; ".join(lines[:_NAMED]) + more)
         over = [name for name, status in ended if status == "ok"]
         if over:
             _drift_logger.warning("model %r: no longer drifting: %s", model, _listed(over))
@@ -86,7 +87,10 @@ def _drift_line(name: str, result: DriftResult) -> str:
     """What spoke, since when, how sure, how far."""
     who = " and ".join(said for said, true in (("verdict", result.drifted), ("alarm", result.alarm)) if true)
     sure = f", evidence 10^{result.evidence:.0f}" if result.alarm else f", p {result.p_value:.1g}"
-    return f"{name!r} since {moment(result.since)} ({who}{sure}, PSI of the window {result.psi:.3f})"
+    what = f"PSI of the window {result.psi:.3f}"
+    if result.cause == "missing":
+        what = f"{result.missing:.1%} missing, {result.reference_missing:.1%} in training, the rest as ever"
+    return f"{name!r} since {moment(result.since)} ({who}{sure}, {what})"
 
 
 def _performance_line(one: Estimate) -> str:

@@ -135,7 +135,7 @@ def moment(seconds: float | None) -> str:
 def _line(one: DriftResult) -> str:
     since = "" if one.since is None else moment(one.since)
     how = "+".join(name for name, said in (("verdict", one.drifted), ("alarm", one.alarm)) if said)
-    status = how or one.status
+    status = (how or one.status) + (" (missing)" if one.cause == "missing" else "")
     numbers = [_short(one.psi, ".3f"), _short(one.p_value, ".1g"), _evidence(one.evidence), f"{one.missing:.2%}"]
     psi, p_value, evidence, missing = numbers
     return f"{status:17}  {psi:>7}  {p_value:>7}  {evidence:>8}  {missing:>7}  {since}".rstrip()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import datetime as dt
 import json
@@ -16,6 +15,7 @@ from urllib.parse import urlsplit
 from otel_mlobs.tools.terminal import progress
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Iterator, Mapping
 
     from otel_mlobs.core.outcomes import Figure
