@@ -266,7 +266,42 @@ def monitored(rows: list[list[float]], explain: bool) -> list[float]:
 
 
 assert_type(monitored([[41.0]], explain=False), list[float])
+assert_type(monitor.check({"age": 41.0}), tuple[mlobs.Violation, ...])
 monitor.close()
+
+# Outcomes.
+
+store = mlobs.OutcomeStore("memory:", ttl="30d", capacity=1_000, spill=1_000, grace=10.0, namespace="mlobs")
+followed = mlobs.Monitor(profile, outcomes=store, maturity="7d", unlabelled="negative")
+followed.observe({"age": 41.0}, 0.2, prediction_id="a", variant="control")
+followed.outcome(1, prediction_id="a", value=3.0, currency="EUR", time=0.0)
+followed.outcome(False, score=0.4)
+estimate = followed.status().performance["roc_auc"]
+assert_type(estimate, mlobs.Estimate)
+assert_type(estimate.estimated, float)
+assert_type(estimate.reliable, bool)
+report = store.join([("a", 1)], told=followed.joined)
+assert_type(report.joined, int)
+assert_type(store.performance(profile, start=0.0, end=1.0, maturity="7d", unlabelled="missing").coverage, float)
+assert_type(store.forget("a"), bool)
+assert_type(store.flush(1.0), bool)
+rankings = mlobs.RankingMonitor(model="ltr", version=7, k=10, outcomes=store, maturity="30m", events=("click",))
+assert_type(rankings.shown(["a", "b"]), str)
+rankings.outcome("a", "an id", event="click", value=1.0, currency="EUR")
+assert_type(rankings.status(), mlobs.RankingStatus)
+
+
+@mlobs.ranking(monitor=rankings, variant="treatment")
+def ranked(items: list[str]) -> list[str]:
+    """What is shown is registered."""
+    return items
+
+
+assert_type(ranked(["a"]), list[str])
+assert_type(mlobs.current_operation().prediction_id, str | None)
+with mlobs.prediction(monitor=followed, variant="control") as predicted:
+    predicted.prediction_id = "order-17"
+    predicted.record(inputs={"age": 41.0}, outputs=0.2, prediction_id="order-17")
 
 
 # Testing.
