@@ -39,8 +39,7 @@ _SHORTEST_BACKOFF_S = 0.1
 _LONGEST_BACKOFF_S = 5.0
 _AGAIN_S = 1.0
 """How often a label is tried again whose prediction is not there yet."""
-_LONGEST_SWEEP_S = 3600.0
-_SHORTEST_SWEEP_S = 1.0
+_SWEEPS_S = (1.0, 3600.0)
 _AT_EXIT_S = 5.0
 _DEAD_GRACE_S = 1.0
 """How long a server that is known not to answer may hold up the end of the process."""
@@ -71,7 +70,7 @@ class Writer:
         self._trouble = trouble
         self._spill = spill
         self._grace = grace
-        self._sweep_every = min(_LONGEST_SWEEP_S, max(_SHORTEST_SWEEP_S, ttl / 100))
+        self._sweep_every = min(max(ttl / 100, _SWEEPS_S[0]), _SWEEPS_S[1])
         self._start_empty()
         _writers.add(self)
 

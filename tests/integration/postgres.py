@@ -66,18 +66,17 @@ class Postgres:
         # It listens a little before it lets anyone in.
         wait_until("waiting for PostgreSQL", lambda: subprocess.run(self._asked, check=False).returncode == 0)
 
-    def _end(self) -> None:
-        """End it at once: on SIGTERM PostgreSQL waits for its clients to leave."""
-        os.kill(int(self._pid_file.read_text().split()[0]), signal.SIGINT)
+    def _end(self, how: signal.Signals) -> None:
+        os.kill(int(self._pid_file.read_text().split()[0]), how)
         self.process.stop()
 
     def restart(self, away: float = 0.0) -> None:
-        """End it, with whatever it is asked at the moment, and start it again ``away`` seconds later on its data."""
-        self._end()
+        """Have it crash in the midst of what it does, and start it again ``away`` seconds later on its data."""
+        self._end(signal.SIGQUIT)  # no checkpoint: it recovers from its log
         time.sleep(away)
         self._run()
 
     def stop(self) -> None:
-        """End it and remove its data."""
-        self._end()
+        """End it at once, for on SIGTERM it waits for its clients to leave, and remove its data."""
+        self._end(signal.SIGINT)
         shutil.rmtree(self._folder)

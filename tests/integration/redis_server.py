@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,7 +31,8 @@ class RedisServer:
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self._start = start
         self._folder = folder
-        options = ["--appendonly", "yes", "--appendfsync", "always", "--save", ""]
+        self._pid_file = folder / "redis.pid"
+        options = ["--appendonly", "yes", "--appendfsync", "always", "--save", "", "--pidfile", self._pid_file]
         if password:
             options += ["--requirepass", password]
         self._command = [program, "--port", str(self.port), "--bind", "127.0.0.1", "--dir", folder, *options]
@@ -40,7 +43,8 @@ class RedisServer:
         self.process.wait_for_port(self.port)
 
     def restart(self, away: float = 0.0) -> None:
-        """End it, with whatever it is asked at the moment, and start it again ``away`` seconds later on its data."""
+        """Kill it in the midst of what it does, and start it again ``away`` seconds later on its data."""
+        os.kill(int(self._pid_file.read_text()), signal.SIGKILL)
         self.process.stop()
         time.sleep(away)
         self._run()
