@@ -69,7 +69,7 @@ class Embedding:
 
     @property
     def features(self) -> tuple[str, ...]:
-        """The names of its features, in the order of :data:`MEASURES`."""
+        """The names of its features, in the order of ``MEASURES``."""
         return tuple(f"{self.name}.{measure}" for measure in MEASURES)
 
     @cached_property

@@ -278,7 +278,7 @@ def _finite(label: Any) -> float:
 
 
 def regression(sums: NDArray[Any]) -> dict[str, Figure]:
-    """``mae``, ``rmse`` and ``bias`` (mean of prediction less label) from :data:`REGRESSION_SUMS`.
+    """``mae``, ``rmse`` and ``bias`` (mean of prediction less label) from ``REGRESSION_SUMS``.
 
     Intervals are normal, of means over independent rows; that of ``rmse`` is the square root of its square's. NaN
     where there are no rows, and bounds where there is one.

@@ -16,10 +16,10 @@ class Prediction(NamedTuple):
 
     Attributes:
         id: what the label will name it by.
-        stream: the model, its version and its profile, as :func:`stream_of` joins them.
+        stream: the model, its version and its profile, as ``stream_of`` joins them.
         time: when it was made, in seconds since the epoch.
         payload: the output as packed float64 numbers, as ``core.rows.OutputReader.encode`` gives them.
-        due: when it is mature, so that :meth:`OutcomeStore.claim` may give it out; None where nobody will claim it.
+        due: when it is mature, so that ``OutcomeStore.claim`` may give it out; None where nobody will claim it.
         variant: the variant of an experiment that made it.
     """
 

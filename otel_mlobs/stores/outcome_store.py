@@ -213,7 +213,7 @@ class OutcomeStore:
 
         Args:
             labels: a table (mapping of columns, pandas, polars, Arrow, …), or an iterable of ``(id, label)`` pairs,
-                of ``(id, label, time)`` or of :class:`Label`.
+                of ``(id, label, time)`` or of :class:`~otel_mlobs.core.records.Label`.
             id: the column with the predictions' ids.
             label: the column with the labels.
             key: the column that tells several labels of one prediction apart.
@@ -312,7 +312,7 @@ class OutcomeStore:
         return realized(records, outputs, latest=latest, unlabelled=unlabelled, variant=variant)
 
     def streams(self) -> list[str]:
-        """The streams that have records, as :func:`otel_mlobs.core.records.parts_of` takes them apart.
+        """The streams that have records, as ``otel_mlobs.core.records.parts_of`` takes them apart.
 
         Raises:
             ConnectionError: the store does not answer.

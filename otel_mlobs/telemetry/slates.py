@@ -51,8 +51,10 @@ class RankingStatus:
         version: its version.
         k: how many places have figures of their own.
         slates: the mature lists in the window.
-        events: kind of event → :class:`EventFigures`; ``"any"`` for all together, each with its gain.
-        catalogue: how widely the lists shown were spread, mature or not: :class:`CatalogueFigures`.
+        events: kind of event → :class:`~otel_mlobs.core.rankings.EventFigures`; ``"any"`` for all together, each with
+            its gain.
+        catalogue: how widely the lists shown were spread, mature or not
+            (:class:`~otel_mlobs.core.rankings.CatalogueFigures`).
         results: what became of the events that this process was told, by kind: ``joined``, ``duplicate``,
             ``late`` (its list was counted before, so it is in no figure), ``unknown`` (no such list), ``misplaced``
             (the list did not hold the item).
