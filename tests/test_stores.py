@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -222,6 +223,35 @@ def test_who_is_told_may_use_the_store(make: Callable[..., OutcomeStore]) -> Non
         assert store.flush()
     assert seen == ["a", "b"]
     assert [one.prediction.id for one in store.records(STREAM, 0, 9)] == ["b"]
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs timers that send signals")
+def test_signal_handlers_register_and_label(make: Callable[..., OutcomeStore]) -> None:
+    """Whatever they interrupt, another registration of the same store among it."""
+    store = make()
+    told: list[str] = []
+    handled = 0
+
+    def handler(_signal: int, _frame: object) -> None:
+        nonlocal handled
+        handled += 1
+        store.register(prediction(f"handler{handled}"))
+        store.submit(Label(f"handler{handled}", "", 1), lambda joined: told.append(joined.result))
+
+    before = signal.signal(signal.SIGALRM, handler)
+    signal.setitimer(signal.ITIMER_REAL, 0.001, 0.0005)
+    try:
+        number = 0
+        while handled < 200:
+            number += 1
+            store.register(prediction(f"main{number}"))
+            store.submit(Label(f"main{number}", "", 1), lambda joined: told.append(joined.result))
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert store.flush(60)
+    assert told == ["joined"] * (handled + number)
+    assert store.dropped == {}
 
 
 def test_threads_share_a_store(make: Callable[..., OutcomeStore]) -> None:

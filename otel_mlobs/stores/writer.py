@@ -107,7 +107,7 @@ class Writer:
         predictions = len(self._predictions) + len(self._writing_predictions)
         return predictions + len(self._labels) + len(self._writing_labels) + len(self._unknown)
 
-    # -- the request path: no lock is waited for, nothing is sent
+    # The request path: no lock is waited for, nothing is sent
 
     def register(self, prediction: Prediction) -> None:
         """Queue a prediction."""
@@ -170,8 +170,6 @@ class Writer:
 
     def _drop(self, reason: str, number: int = 1) -> None:
         self.dropped[reason] = self.dropped.get(reason, 0) + number
-
-    # -- the thread
 
     def _run(self, wake: queue.SimpleQueue[None]) -> None:
         backoff = _SHORTEST_BACKOFF_S
@@ -301,8 +299,6 @@ class Writer:
 
     def _say_down(self, error: Exception) -> None:
         self._trouble.say_down(error, self.pending, self._spill, self.dropped.get("overflow", 0))
-
-    # -- what waits for an answer
 
     def _ask(self, call: Callable[[], _Answer]) -> _Answer:
         """The answer of ``call``, asked twice: after a restart of the server the first finds its connection closed.

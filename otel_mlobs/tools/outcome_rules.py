@@ -328,10 +328,14 @@ class _Writer:
         yield Rule(
             self._named("model", "calibration_error"),
             f"avg without ({_CLASS}) (\n"
-            f"  sum without ({_BIN}, {_LABEL}) (abs({yes} - ignoring ({_LABEL}) {rows} * {c}))\n"
+            f"  sum without (mlobs_bins, {_LABEL}) (abs(sum without ({_BIN}) (\n"
+            f"    label_replace({yes} - ignoring ({_LABEL}) {rows} * {c}, "
+            f'"mlobs_bins", "$1", "{_BIN}", "b(.+).")\n'
+            "  )))\n"
             f"  / {total}\n"
             ")",
-            "Expected calibration error of the calibrated probabilities; of several classes their mean.",
+            "Expected calibration error of the calibrated probabilities, ten bins at a time; of several classes their "
+            "mean.",
         )
 
     def _errors(self) -> Iterator[Rule]:
