@@ -185,7 +185,7 @@ def capture() -> Iterator[Telemetry]:
         instruments.operation_errors.settle()
         return [_since(metric, before) for metric in _metrics_of(reader)]
 
-    before = _counts_of_views(_metrics_of(reader))
+    before = _counts_of_views()
     instruments.announce_again()
     telemetry = Telemetry(collect, logs)
     tap.join(telemetry)
@@ -212,12 +212,9 @@ _Counts = dict[tuple[str, frozenset[tuple[str, Any]]], float]
 _OF_VIEWS = frozenset(metric.name for metric in collected.VIEW_COUNTERS)
 
 
-def _counts_of_views(found: list[Metric]) -> _Counts:
+def _counts_of_views() -> _Counts:
     """What feature views have counted: they are the process's, and older than this capture."""
-    points: Iterator[tuple[str, Any]] = (
-        (metric.name, point) for metric in found if metric.name in _OF_VIEWS for point in metric.data.data_points
-    )
-    return {(name, frozenset((point.attributes or {}).items())): point.value for name, point in points}
+    return {(name, frozenset(labels.items())): value for name, value, labels in collected.counted("views")}
 
 
 def _since(metric: Metric, before: _Counts) -> Metric:

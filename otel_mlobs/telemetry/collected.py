@@ -129,6 +129,14 @@ def hold_until_collected(holding: bool) -> None:
     _holding = holding
 
 
+def counted(family: Family) -> Iterator[tuple[str, float, dict[str, str]]]:
+    """What the counters of a family stand at, by name."""
+    for metric in _FAMILIES[family][0]:
+        for group in _groups[family]:
+            for value, labels in group.points(metric, zero=False):
+                yield metric.name, value, labels
+
+
 def holding() -> bool:
     """Whether series are collected at zero first."""
     return _holding

@@ -280,7 +280,7 @@ class Monitor:
                 self._following.submit(checked_id, found, amount, unit, when)
             else:
                 if self._outcome_series is not None:
-                    self._outcome_series.registers = True
+                    self._outcome_series.expect_labels()
                 performance.add_scored(self._tally.encode(score), found, amount, unit)
             if performance.full:
                 self._counting.fold_if_full()

@@ -43,6 +43,7 @@ class OutcomeSeries:
         self._layout = performance.layout
         self._errors = performance.errors
         self._calibrated = self._layout is not None and self._layout.calibrated is not None
+        self._expects = self._calibrated or self._errors is not None
         self._by_bin = count_of(performance, by_bin=True) <= max_series // 2  # else cells alone are sent
         self.registers = False
         """Whether labels are to be expected: a monitor has a store, or was told an outcome."""
@@ -75,12 +76,23 @@ class OutcomeSeries:
         with self._lock:
             ended, live = self._state
             self._state = (ended, (*live, counting))
-        collected.join(self)  # takes locks of the SDK's, which a collection holds while it asks us
+        self.join()
+
+    def expect_labels(self) -> None:
+        """From now on labels are to be expected: a monitor has a store, or was told an outcome."""
+        if not self.registers:
+            self.registers = True
+            self.join()
+
+    def join(self) -> None:
+        """Be collected where there is something to tell."""
+        if self.size:
+            collected.join(self)  # takes locks of the SDK's, which a collection holds while it asks us
 
     @property
     def size(self) -> int:
         """How many series there may be, currencies and variants apart; none where nothing can be told."""
-        if not (self.registers or self._calibrated or self._errors):
+        if not (self.registers or self._expects):
             return 0
         return count_of(self._performance, by_bin=self._by_bin)
 
@@ -99,7 +111,7 @@ class OutcomeSeries:
             if metric is semconv.OUTCOME_LABELS:
                 self._say_farewell()
                 self.announcing = False
-            if not (self.registers or metric.name.startswith("mlobs.expected_")):
+            if not (self._expects if metric.name.startswith("mlobs.expected_") else self.registers):
                 return
             for value, labels in source(self._performance.blank() if zero else self._book()):
                 yield self._announced_value(metric.name, value, labels), {**self._labels, **labels}
@@ -267,7 +279,8 @@ def add(
         found = _known.get(key)
         if found is None:
             found = _known[key] = OutcomeSeries(profile, performance, max_series)
-    found.registers = found.registers or registers
+    if registers:
+        found.expect_labels()
     found.add(counting)
     return found
 
