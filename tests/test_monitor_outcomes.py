@@ -419,6 +419,8 @@ def test_monitors_that_cannot_follow_are_refused(clock: Clock) -> None:
         Monitor(profile(), outcomes=store, unlabelled="negative")
     with pytest.raises(ValueError, match="maturity must be positive"):
         Monitor(profile(), outcomes=store, maturity="soon")
+    with pytest.raises(ValueError, match="shorter than the store keeps"):
+        Monitor(profile(), outcomes=store, maturity="30d")
     with pytest.raises(ValueError, match="needs a store"):
         Monitor(profile()).outcome(1, prediction_id="a")
     with pytest.raises(TypeError, match="must be a store"):
@@ -471,3 +473,68 @@ def test_a_column_turned_null_is_not_called_drift_of_the_values(
     x[1::2] += 3
     monitor.observe(x, scores)
     assert monitor.status().features["x0"].cause == "values"
+
+
+def test_a_regression_has_thresholds_and_alerts(clock: Clock) -> None:
+    """Predictions that are all ten too low are told, on the labels that say so."""
+    rng = np.random.default_rng(4)
+    x = rng.normal(size=(4_000, 1))
+    predicted = 100 + 20 * x[:, 0]
+    fitted = Profile.fit(x, outputs=predicted, labels=predicted + rng.normal(size=4_000) * 5, model="alerting")
+    monitor = Monitor(fitted, clock=clock)
+    for index in range(200):
+        monitor.outcome(float(predicted[index] + rng.normal() * 5), score=float(predicted[index]))
+    found = monitor.status().performance
+    assert not any(one.alert for one in found.values())
+    assert found["mae"].threshold_lower < 4.0 < found["mae"].threshold_upper
+    for index in range(200):
+        monitor.outcome(float(predicted[index] + 10), score=float(predicted[index]))
+    found = monitor.status().performance
+    assert found["mae"].measured_alert
+    assert found["bias"].measured_alert
+    assert "out of thresholds: mae, rmse, bias" in str(monitor.status()).splitlines()[0]
+    monitor.close()
+
+
+def test_figures_are_there_in_a_quiet_hour(clock: Clock) -> None:
+    """A health page that reads one does not fail at night."""
+    monitor = followed(clock)
+    one = monitor.status().performance["roc_auc"]
+    assert math.isnan(one.estimated)
+    assert math.isnan(one.realized)
+    assert math.isnan(one.coverage)
+    assert not one.alert
+
+
+def test_the_status_says_what_became_of_the_labels(clock: Clock) -> None:
+    """Why is nothing measured? Because the ids are wrong, and the labels are text."""
+    monitor = followed(clock)
+    x, scores, _ = rows(20)
+    monitor.observe(x, scores, prediction_id="b")
+    for index in range(5):
+        monitor.outcome(1, prediction_id=f"wrong-{index}")
+        monitor.outcome("yes", prediction_id=f"b.{index}")
+    assert monitor.status().labels == {"unknown": 5, "invalid": 5}
+    assert "labels told to this process: 5 unknown, 5 invalid" in str(monitor.status())
+
+
+def test_an_estimate_is_judged_by_the_rows_that_it_is_of(clock: Clock) -> None:
+    """Also before the first pane has ended."""
+    monitor = followed(clock)
+    x, scores, _ = rows(1_000, seed=7)
+    monitor.observe(x + 50, scores)
+    one = monitor.status().performance["accuracy"]
+    assert not one.reliable
+    assert "100.0% of the rows" in one.reasons[0]
+
+
+def test_without_maturity_coverage_is_of_all_that_was_predicted(clock: Clock) -> None:
+    """Labels of predictions that have left the window are no coverage of those that are in it."""
+    monitor = followed(clock)
+    x, scores, labels = rows(1_000)
+    monitor.observe(x, scores, prediction_id="old")
+    clock.now += 700.0
+    monitor.observe(x[:10], scores[:10], prediction_id="new")
+    for index in range(404):
+        monitor.outcome(int(labels[index]), prediction_id=f"old.{index}")
+    assert monitor.status().performance["accuracy"].coverage == pytest.approx(404 / 1_010)

@@ -40,7 +40,8 @@ class Estimate:
         lower: of the estimate's 95% band.
         upper: of it.
         realized: what it is by the labels that came in the window; NaN without any.
-        coverage: share of the predictions whose label was to be expected by now and came.
+        coverage: labels over predictions: with ``maturity`` over those of the window that are mature, else over all
+            since the monitor began. NaN without predictions.
         reliable: whether the estimate may be relied on; it is not shown as fact where not.
         realized_lower: of the measured figure's 95% interval.
         realized_upper: of it.
@@ -100,25 +101,29 @@ class Judgement:
         self._basis: Basis = "maturity" if matures else "label_arrival"
 
     def of(
-        self, book: Book, drift: Sequence[DriftResult] = (), out_of_range: Sequence[float] = ()
+        self,
+        book: Book,
+        drift: Sequence[DriftResult] = (),
+        out_of_range: Sequence[float] = (),
+        total: Book | None = None,
     ) -> dict[str, Estimate]:
         """Every figure of ``book``, a window's counts; ``drift`` is what the same window says of each feature.
 
-        ``out_of_range`` has, of every feature, the window's values beyond the reference's extremes.
+        ``out_of_range`` has, of every feature, the window's values beyond the reference's extremes; ``total`` all
+        counts since the beginning.
         """
         predictions = int(book.predicted[:1].sum())
+        thresholds: dict[int, Mapping[str, tuple[float, float]]] = {}
         if self._layout is None:
             estimated, measured, labelled = self._of_regression(book, predictions)
-            thresholds: dict[int, Mapping[str, tuple[float, float]]] = {}
         else:
             labelled = int(book.outcomes[:1].sum())
             estimated = self._estimated(book, predictions)
-            measured = performance(book.outcomes, self._layout.mean_scores) if labelled else {}
-            thresholds = {}
+            measured = performance(book.outcomes, self._layout.mean_scores)
         reasons = self._doubts(book, drift, out_of_range) if estimated else ()
-        coverage = _coverage(book, matures=self._basis == "maturity")
+        coverage = self._coverage(book if self._basis == "maturity" else total or book)
         found = {}
-        for metric in dict.fromkeys((*estimated, *measured)):
+        for metric in measured:
             estimate = estimated.get(metric, UNKNOWN)
             realized = measured.get(metric, UNKNOWN)
             measurable = labelled >= _LEAST_LABELS and not math.isnan(realized.value)
@@ -147,6 +152,11 @@ class Judgement:
             )
         return found
 
+    def _coverage(self, book: Book) -> float:
+        """Share of the predictions that a label was to be expected of, and came; NaN where there is none."""
+        expected = int(book.coverage[COUNTABLE if self._basis == "maturity" else WAITS])
+        return min(1.0, int(book.coverage[LABELLED]) / expected) if expected else math.nan
+
     def _estimated(self, book: Book, predictions: int) -> dict[str, Figure]:
         if not self._calibrations or predictions < self._min_rows:
             return {}
@@ -154,12 +164,14 @@ class Judgement:
 
     def _of_regression(self, book: Book, predictions: int) -> tuple[dict[str, Figure], dict[str, Figure], int]:
         labelled = int(book.outcomes[0])
-        measured = regression(book.outcomes) if labelled else {}
+        measured = regression(book.outcomes)
         if self._errors is None or predictions < self._min_rows:
             return {}, measured, labelled
         return estimation.expected_error(book.predicted[0, :, 0], self._errors), measured, labelled
 
     def _thresholds(self, rows: int) -> Mapping[str, tuple[float, float]]:
+        if rows >= 1 and self._errors is not None:
+            return estimation.error_thresholds(self._errors, rows)
         if self._reference is None or rows < 1:
             return {}
         return estimation.window_thresholds(self._reference, rows)
@@ -175,7 +187,8 @@ class Judgement:
                     f"{labels.z:+.1f} standard errors off)"
                 )
         for name, share in self._outside(drift, out_of_range):
-            reasons.append(f"{share:.1%} more of {name!r} than in the reference is missing, unseen or out of its range")
+            more = f"{min(1.0, share):.1%} of the rows more than in the reference"
+            reasons.append(f"{name!r} is missing, unseen or out of its range in {more}")
         return tuple(reasons)
 
     def _outside(self, drift: Sequence[DriftResult], out_of_range: Sequence[float]) -> list[tuple[str, float]]:
@@ -194,9 +207,3 @@ class Judgement:
             if outside.beyond and (not worst or outside.share > worst[0][1]):
                 worst = [(column.name, outside.share)]
         return worst
-
-
-def _coverage(book: Book, *, matures: bool) -> float:
-    """Share of the predictions that a label was to be expected of, and came; NaN where there is none."""
-    expected = int(book.coverage[COUNTABLE if matures else WAITS])
-    return min(1.0, int(book.coverage[LABELLED]) / expected) if expected else math.nan

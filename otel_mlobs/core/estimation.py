@@ -275,6 +275,25 @@ def expected_error(counts: ArrayLike, errors: ErrorBins) -> dict[str, Figure]:
     }
 
 
+def error_thresholds(errors: ErrorBins, rows: float) -> dict[str, tuple[float, float]]:
+    """Lowest and highest ``mae``, ``rmse`` and ``bias`` of a window of ``rows`` rows that are no alert.
+
+    The reference's figures ± 3 standard errors of such a window.
+
+    NaN where the reference had no labels.
+    """
+    known = np.array(errors.rows, np.float64)
+    if not known.sum() > 0:
+        return {}
+    found = expected_error(known * (rows / known.sum()), errors)
+    width = _THRESHOLD_WIDTH / _Z
+    thresholds = {
+        name: (one.value - width * (one.value - one.lower), one.value + width * (one.upper - one.value))
+        for name, one in found.items()
+    }
+    return {name: (lower if name == "bias" else max(0.0, lower), upper) for name, (lower, upper) in thresholds.items()}
+
+
 def _calibrated(table: NDArray[Any], calibrations: Sequence[Calibration]) -> tuple[Floats, Floats]:
     """Probability of every bin and its variance by the reference's sampling, shape (classes, bins); NaN beyond."""
     classes, bins = table.shape[:2]

@@ -294,3 +294,13 @@ def valid_label(performance: Performance, label: LabelValue) -> bool:
     if performance.layout is not None:
         return performance.layout.label_code(label) is not None
     return isinstance(label, (int, float)) and not isinstance(label, bool) and math.isfinite(label)
+
+
+def expected_labels(performance: Performance) -> str:
+    """Which labels the model's outputs can have, for people; of several classes only how many there are."""
+    layout = performance.layout
+    if layout is None:
+        return "labels of a regression are finite numbers"
+    if layout.kind != "score":
+        return f"labels are its {len(layout.classes)} classes, as the profile names them"
+    return "labels are 0 and 1; Profile.fit(positive_class=…) is for others"

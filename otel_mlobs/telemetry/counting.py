@@ -220,7 +220,9 @@ class Counting:
     def _judge(self, found: Sequence[DriftResult]) -> Mapping[str, Estimate]:
         if self.performance is None or self._judgement is None:
             return {}
-        return self._judgement.of(self.performance.window(), found, self._beyond.total[0].tolist())
+        return self._judgement.of(
+            self.performance.window(), found, self._beyond.total[0].tolist(), self.performance.book
+        )
 
     def estimates(self) -> Mapping[str, Estimate]:
         """How right the model is, as of the last pane that ended; empty before the first."""
@@ -232,7 +234,13 @@ class Counting:
             if self._advancing:
                 return self._estimates
             self._fold()
-            return self._judge(self._results or ())
+            return self._judge(self._assess(None, self._since.copy()))
+
+    def label_results(self) -> dict[str, int]:
+        """What became of the labels that came, by kind."""
+        with self.lock:
+            self._fold()
+            return {} if self.performance is None else dict(self.performance.book.results)
 
     def results(self) -> tuple[DriftResult, ...] | None:
         """One record per column, as of the last pane that ended; None before the first."""

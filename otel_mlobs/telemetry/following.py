@@ -172,6 +172,16 @@ class Following:
             self._performance.add_missing()
 
 
+def check_ttl(store: Store, maturity: float | None) -> None:
+    """Raise ValueError where the store forgets predictions before they are mature."""
+    ttl = getattr(store, "ttl", None)
+    if maturity is not None and ttl is not None and maturity >= ttl:
+        raise ValueError(
+            f"maturity must be shorter than the store keeps predictions, {ttl:g} s, got {maturity:g} s: "
+            'give it more, as OutcomeStore(url, ttl="60d")'
+        )
+
+
 def checked_label(label: Any) -> Any:
     """A label as text, a number or a boolean.
 

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from otel_mlobs import semconv
 from otel_mlobs.core.drift import DriftResult
-from otel_mlobs.core.performance import valid_label
+from otel_mlobs.core.performance import expected_labels, valid_label
 from otel_mlobs.core.profile import Profile
 from otel_mlobs.settings.checks import number
 from otel_mlobs.settings.times import seconds
 from otel_mlobs.telemetry import collected, guard, hooks, outcome_series, prediction_ids, series
 from otel_mlobs.telemetry.counting import Counting
 from otel_mlobs.telemetry.drift_on_spans import DriftOnSpans
-from otel_mlobs.telemetry.following import Following, checked_amount, checked_label
+from otel_mlobs.telemetry.following import Following, check_ttl, checked_amount, checked_label
 from otel_mlobs.telemetry.keeper import keeper
 from otel_mlobs.telemetry.log_lines import LogLines
 from otel_mlobs.telemetry.monitor_arguments import (
@@ -172,6 +172,7 @@ class Monitor:
         if outcomes is not None:
             if not (hasattr(outcomes, "register") and hasattr(outcomes, "submit") and hasattr(outcomes, "claim")):
                 raise TypeError(f'outcomes must be a store, as OutcomeStore("redis://…") makes one, got {outcomes!r}')
+            check_ttl(outcomes, maturity)
             hooks.before_shutdown(_finish_all)
             self._following = Following(
                 self.profile,
@@ -275,7 +276,10 @@ class Monitor:
             self._look_if_due()
             if not valid_label(performance, found):
                 performance.add_result("invalid")
-                self._log.once(f"a label that is none of the model's classes, of type {type(label).__name__}")
+                self._log.once(
+                    f"a label of type {type(label).__name__} is none that it can have, and is counted as invalid: "
+                    f"{expected_labels(performance)}"
+                )
             elif self._following is not None and checked_id is not None:
                 self._following.submit(checked_id, found, amount, unit, when)
             else:
@@ -389,6 +393,7 @@ class Monitor:
             omitted_series=self._series.omitted,
             limits=self._limits,
             performance=self._counting.estimates_now(),
+            labels=self._counting.label_results(),
         )
 
     def close(self) -> None:

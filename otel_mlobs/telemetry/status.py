@@ -67,7 +67,8 @@ class MonitorStatus:
         omitted_series: series left out because of ``max_series``.
         limits: what the reference is too small to tell, however much traffic comes.
         performance: figure (``roc_auc``, ``precision``, …) → :class:`Estimate`: what is estimated without labels, and
-            what was measured with those that came. Empty where the profile can tell neither.
+            what was measured with those that came. Empty where the profile has no outputs.
+        labels: labels that this process was told, by what became of them: ``joined``, ``unknown``, ``duplicate``, ….
     """
 
     status: Status
@@ -84,11 +85,15 @@ class MonitorStatus:
     omitted_series: int
     limits: Limits = field(repr=False)
     performance: Mapping[str, Estimate] = field(default_factory=dict, repr=False)
+    labels: Mapping[str, int] = field(default_factory=dict, repr=False)
 
     def __str__(self) -> str:
         """A table for people: what drifts first, then the rest by how far it moved."""
         name = f"{self.model} {self.version}" if self.version else self.model
         lines = [f"{name} · profile {self.profile_id} · {self.status} · {self.rows:,} rows in {self.window:g} s"]
+        out = [one.metric for one in self.performance.values() if one.alert]
+        if out:
+            lines[0] += f" · out of thresholds: {', '.join(out)}"
         named = [*self.features.items(), *((f"prediction.{name}", one) for name, one in self.outputs.items())]
         named.sort(key=lambda item: (item[1].status != "drift", -_number(item[1].psi)))
         width = max([7, *(len(name) for name, _ in named)])
@@ -101,6 +106,9 @@ class MonitorStatus:
         )
         lines.append("verdict: the window's shift is large, and certainly so. alarm: there is drift, however small.")
         lines += _performance_lines(self.performance)
+        if self.labels:
+            told = ", ".join(f"{count:,} {kind.replace('_', ' ')}" for kind, count in self.labels.items())
+            lines.append(f"labels told to this process: {told}")
         if self.unknown:
             lines.append(f"unknown keys: {', '.join(f'{name} ({count:,})' for name, count in self.unknown.items())}")
         if self.refused:
@@ -150,13 +158,17 @@ def _performance_lines(performance: Mapping[str, Estimate]) -> list[str]:
     if not known:
         return []
     first = known[0]
-    lines = [f"{'performance':17}  {'estimated':23}  {'measured':23}  {'thresholds':15}"]
+    wide = 23 if first.reliable else 34
+    lines = [f"{'performance':17}  {'estimated':{wide}}  {'measured':23}  {'thresholds':15}"]
     for one in known:
-        estimated = _interval(one.estimated, one.lower, one.upper) + ("" if one.reliable else " unreliable")
+        estimated = _interval(one.estimated, one.lower, one.upper)
+        if not one.reliable and not math.isnan(one.estimated):
+            estimated += " unreliable"
         measured = _interval(one.realized, one.realized_lower, one.realized_upper)
         thresholds = f"{_short(one.threshold_lower, '.3g')} to {_short(one.threshold_upper, '.3g')}"
-        mark = "  left" if one.alert else ""
-        lines.append(f"{one.metric:17}  {estimated:23}  {measured:23}  {thresholds:15}{mark}".rstrip())
+        thresholds = "none" if math.isnan(one.threshold_lower) else thresholds
+        mark = "  out" if one.alert else ""
+        lines.append(f"{one.metric:17}  {estimated:{wide}}  {measured:23}  {thresholds:15}{mark}".rstrip())
     share = "-" if math.isnan(first.coverage) else f"{first.coverage:.1%}"
     lines.append(
         f"estimated: without labels, from {first.predictions:,} predictions. measured: on {first.labelled:,} labels"
