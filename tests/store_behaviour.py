@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import itertools
 import pickle
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pytest
 
+from otel_mlobs.core.profile import Profile
 from otel_mlobs.core.records import Joined, Label, Prediction, parts_of, stream_of
 from otel_mlobs.stores.batches import JoinReport
 from otel_mlobs.stores.outcome_store import OutcomeStore
 
 STREAM = stream_of("churn", "3", "abc")
 OTHER = stream_of("fraud", None, "def")
+BASE = 1_700_000_000.0
+"""2023-11-14 22:13:20 UTC."""
 
 Make = Callable[..., OutcomeStore]
 
@@ -158,7 +163,17 @@ def joins_tables(make: Make) -> None:
     store.register_many(prediction(str(n)) for n in range(10))
     seen: list[tuple[int, int | None]] = []
     assert store.join(
-        [("0", 1), ("0", 1), ("0", 0), ("x", 1), (1, True, 5.0), ("2", None), ("", 1), (None, 1), ("2", float("nan"))],
+        [
+            ("0", 1),
+            ("0", 1),
+            ("0", 0),
+            ("x", 1),
+            (1, True, BASE + 5.0),
+            ("2", None),
+            ("", 1),
+            (None, 1),
+            ("2", float("nan")),
+        ],
         progress=lambda done, rows: seen.append((done, rows)),
     ) == JoinReport(rows=9, joined=2, duplicate=1, conflict=1, unknown=1, missing=4)
     assert seen == [(9, 9)]
@@ -169,17 +184,68 @@ def joins_tables(make: Make) -> None:
     assert told == ["joined", "duplicate"]
     columns = {
         "key": ["click", "click"], "who": np.array([4, 5]), "what": np.array([0, 1]), "worth": [1.5, None],
-        "money": ["EUR", None], "when": [7.0, 8.0],
+        "money": ["EUR", None], "when": [BASE + 7.0, BASE + 8.0],
     }  # fmt: skip
     names = {"id": "who", "label": "what", "key": "key", "value": "worth", "currency": "money", "time": "when"}
     assert store.join(columns, **names) == JoinReport(rows=2, joined=2)
     kept = {one.prediction.id: one.labels for one in store.records(STREAM, 0, 10)}
-    assert kept["1"][0][:4] == ("1", "", 1, 5.0)
+    assert kept["1"][0][:4] == ("1", "", 1, BASE + 5.0)
     assert [kept[name][0]._replace(token="") for name in "45"] == [
-        Label("4", "click", 0, 7.0, 1.5, "EUR"),
-        Label("5", "click", 1, 8.0),
+        Label("4", "click", 0, BASE + 7.0, 1.5, "EUR"),
+        Label("5", "click", 1, BASE + 8.0),
     ]
     assert store.join([]) == JoinReport()
+
+
+def _scores(labels: list[Any] | None = None) -> Profile:
+    scores = np.arange(1, 201) / 201
+    known = (scores > 0.5).astype(int).tolist() if labels is None else labels
+    return Profile.fit(scores.reshape(-1, 1), outputs=scores, labels=known, model="churn", version="3")
+
+
+def keeps_out_what_the_profile_cannot_have(make: Make) -> None:
+    """Such a label is counted, told in one reason and not stored: the right one joins later."""
+    store = make()
+    profile = _scores()
+    stream = stream_of("churn", "3", profile.id)
+    store.register_many(Prediction(str(n), stream, BASE, np.float64(0.9).tobytes()) for n in range(4))
+    told: list[Joined] = []
+    report = store.join(
+        {"prediction_id": ["0", "1", "2", "3"], "label": ["yes", "1", 1, None]}, profile=profile, told=told.append
+    )
+    assert report == JoinReport(
+        rows=4, joined=1, missing=1, invalid=2, reason="labels must be 0 or 1 (got text 'yes' first)"
+    )
+    assert str(report) == ("4 labels: 1 joined, 1 missing, 2 invalid: labels must be 0 or 1 (got text 'yes' first)")
+    assert [one.label.prediction_id for one in told] == ["2"]
+    assert store.join([("0", 0), ("1", 1)], profile=profile).joined == 2
+    assert store.performance(profile).labelled == 3
+
+
+def takes_spans_as_people_write_them(make: Make) -> None:
+    """Datetimes, dates as text and seconds choose the same predictions; what is no time is said, not searched for."""
+    store = make()
+    profile = _scores()
+    stream = stream_of("churn", "3", profile.id)
+    store.register_many(Prediction(str(n), stream, BASE + 3600.0 * n, np.float64(0.9).tobytes()) for n in range(10))
+    for start, end in (
+        (BASE + 3600, BASE + 4 * 3600),
+        ("2023-11-14T23:13:20Z", "2023-11-15 02:13:20"),
+        (dt.datetime.fromisoformat("2023-11-14T23:13:20"), dt.datetime(2023, 11, 15, 3, 13, 20, tzinfo=_HOUR_EAST)),
+        (1000 * (BASE + 3600), int(BASE) + 4 * 3600),
+    ):
+        assert store.performance(profile, start=start, end=end).predictions == 3
+    assert store.performance(profile, start="2023-11-15").predictions == 8
+    for wrong in ("yesterday", None, float("nan"), True):
+        with pytest.raises(ValueError, match="start must be a date or time as 2026-11-01"):
+            store.performance(profile, start=wrong)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="end must be a date or time"):
+        store.performance(profile, end="soon")
+    with pytest.raises(ValueError, match="end must not be before start"):
+        store.performance(profile, start="2023-11-15", end="2023-11-14")
+
+
+_HOUR_EAST = dt.timezone(dt.timedelta(hours=1))
 
 
 def pickles(make: Make) -> None:
@@ -213,7 +279,8 @@ def keeps_for_its_time(make: Make, pass_time: Callable[[float], None]) -> None:
 
 CHECKS = (
     joins_once, takes_true_for_one, tells_events_apart, writes_the_same_event_once, keeps_the_first_of_an_id,
-    gives_out_what_is_mature, reads_by_time, forgets, joins_tables, pickles,
+    gives_out_what_is_mature, reads_by_time, forgets, joins_tables,
+    keeps_out_what_the_profile_cannot_have, takes_spans_as_people_write_them, pickles,
 )  # fmt: skip
 
 _number = itertools.count()

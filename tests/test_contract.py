@@ -170,6 +170,15 @@ def test_messages_tell_what_was_expected_and_no_value_unless_asked() -> None:
     assert len(told[1]) < 140
 
 
+@pytest.mark.parametrize(
+    "value", [math.inf, -math.inf, np.float32("inf"), 10**400], ids=["inf", "-inf", "float32", "int"]
+)
+def test_an_infinite_number_is_not_said_to_be_a_float(value: Any) -> None:
+    """A float is what was expected; that it is infinite is what is wrong, and the value stays unsaid."""
+    (found,) = Monitor(PROFILE).check({**FINE, "age": value})
+    assert found.message == "age must be a finite number, got an infinite one"
+
+
 class _Hostile:
     """A value all of whose methods raise."""
 

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import flask
 from opentelemetry.instrumentation.flask import FlaskInstrumentor
 from opentelemetry.trace import SpanKind, StatusCode
+from receiver import run
 
 import otel_mlobs as mlobs
 from otel_mlobs.errors import MissingExtraError
@@ -451,3 +452,77 @@ def test_the_client_is_told_by_which_id_to_report_what_came_true(mlobs_telemetry
     monitor.close()
     with pytest.raises(ValueError, match="X-Prediction-Id"):
         MLObs(flask.Flask("wrong"), prediction_id_header="no header\r\n")
+    with pytest.raises(TypeError, match=r'prediction_id_header must be text, as "X-Prediction-Id", got 5'):
+        MLObs(flask.Flask("wrong"), prediction_id_header=5)  # type: ignore[arg-type]
+
+
+def test_the_client_is_told_the_id_whoever_listens() -> None:
+    """Labels do not depend on an exporter: by a decorator and by ``with``, of a prediction and of a ranking."""
+    assert run("""
+        import flask
+        import numpy as np
+        from otel_mlobs.integrations.flask import MLObs
+        mlobs.configure("svc", backend="none")
+        x = np.linspace(0, 1, 200).reshape(-1, 1)
+        profile = mlobs.Profile.fit(x, outputs=x[:, 0], labels=x[:, 0] > 0.5, model="m")
+        store = mlobs.OutcomeStore("memory:")
+        monitor = mlobs.Monitor(profile, outcomes=store)
+        lists = mlobs.RankingMonitor(model="r", outcomes=store)
+        app = flask.Flask("quiet")
+
+        @app.get("/with")
+        def within():
+            with mlobs.prediction(monitor=monitor) as op:
+                op.record(inputs=[0.9], outputs=0.9)
+            return {"none": mlobs.current_operation().prediction_id is None}
+
+        @app.get("/decorated")
+        def decorated():
+            return {"score": mlobs.prediction(monitor=monitor, inputs="row")(lambda row: 0.9)([0.9])}
+
+        @app.get("/ranked")
+        def ranked():
+            with mlobs.ranking(monitor=lists) as op:
+                op.record(outputs=["a", "b"])
+            return {}
+
+        MLObs(app, prediction_id_header="X-Prediction-Id")
+        client = app.test_client()
+        answers = [client.get(path) for path in ("/with", "/decorated", "/ranked")]
+        ids = [answer.headers.get("X-Prediction-Id") for answer in answers]
+        for one in ids[:2]:
+            monitor.outcome(1, prediction_id=one)
+        lists.outcome("a", ids[2])
+        print(len({*ids}), monitor.status().performance["recall"].labelled, lists.status().results, answers[0].json)
+    """).out == "3 2 {'joined': 1} {'none': True}\n"  # fmt: skip
+
+
+@pytest.mark.parametrize("form", ["decorated", "with"])
+def test_a_batch_without_rows_has_no_id(mlobs_telemetry: Telemetry, form: str) -> None:
+    """No label will come of it; the client is told nothing."""
+    import numpy as np
+
+    reference = np.linspace(0, 1, 200)
+    profile = mlobs.Profile.fit(
+        reference.reshape(-1, 1), outputs=reference, labels=(reference > 0.5).astype(int), model="empty"
+    )
+    monitor = mlobs.Monitor(profile, outcomes=mlobs.OutcomeStore("memory:"))
+
+    def scores(rows: list[list[float]]) -> np.ndarray:
+        if form == "decorated":
+            decorated = mlobs.prediction(monitor=monitor)(lambda rows: np.array([row[0] for row in rows]))
+            return decorated(rows)  # type: ignore[no-any-return]
+        with mlobs.prediction(monitor=monitor) as op:
+            found = np.array([row[0] for row in rows])
+            op.record(inputs=rows, outputs=found)
+        return found
+
+    app = flask.Flask("empty")
+    app.add_url_rule("/<int:rows>", "score", lambda rows: {"scores": scores([[0.9]] * rows).tolist()})
+    MLObs(app, prediction_id_header="X-Prediction-Id")
+    client = app.test_client()
+    assert "X-Prediction-Id" not in client.get("/0").headers
+    told = client.get("/2").headers["X-Prediction-Id"]
+    monitor.outcome(1, prediction_id=f"{told}.1")
+    assert monitor.status().performance["recall"].realized == 1.0
+    monitor.close()

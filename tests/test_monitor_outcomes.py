@@ -166,7 +166,7 @@ def test_labels_that_contradict_the_calibration_make_the_estimate_unreliable(
     assert points(mlobs_telemetry, monitor, "mlobs.performance.reliable") == {(): 0}
     assert points(mlobs_telemetry, monitor, "mlobs.performance.estimate") == {}
     assert ("value", "accuracy") in points(mlobs_telemetry, monitor, "mlobs.performance.realized")
-    assert any("performs worse" in record.message and "accuracy" in record.message for record in caplog.records)
+    assert any("out of its thresholds" in record.message and "accuracy" in record.message for record in caplog.records)
 
 
 def test_inputs_that_the_reference_never_had_make_the_estimate_unreliable(clock: Clock) -> None:
@@ -538,3 +538,180 @@ def test_without_maturity_coverage_is_of_all_that_was_predicted(clock: Clock) ->
     for index in range(404):
         monitor.outcome(int(labels[index]), prediction_id=f"old.{index}")
     assert monitor.status().performance["accuracy"].coverage == pytest.approx(404 / 1_010)
+
+
+def test_a_prediction_counts_as_it_was_registered(clock: Clock, mlobs_telemetry: Telemetry) -> None:
+    """A job whose monitor has no maturity leaves counting to the service, which has one; and the other way round."""
+    store = OutcomeStore("memory:", clock=clock)
+    fitted = profile()
+    service = Monitor(fitted, outcomes=store, maturity="1h", clock=clock)
+    job = Monitor(fitted, outcomes=store, clock=clock)
+    service.observe([[0.1]] * 10, [0.9] * 10, prediction_id="s")
+    job.observe([[0.1]] * 10, [0.9] * 10, prediction_id="j")
+    report = store.join([(f"s.{n}", 1) for n in range(10)], told=job.joined)
+    assert report.joined == 10
+    for number in range(10):
+        service.outcome(1, prediction_id=f"j.{number}")
+    assert sum(points(mlobs_telemetry, service, "mlobs.outcomes").values()) == 10
+    clock.now += 3_700.0
+    service.observe([0.1], 0.9)
+    assert sum(points(mlobs_telemetry, service, "mlobs.outcomes").values()) == 20
+
+
+def test_labels_that_the_model_cannot_have_are_invalid_whoever_joined_them(
+    clock: Clock, mlobs_telemetry: Telemetry
+) -> None:
+    """A job without a profile joins what it is given; the figures know better."""
+    monitor = followed(clock)
+    monitor.observe([0.1], 0.9, prediction_id="a")
+    store = monitor._settings["outcomes"]
+    store.join([("a", "yes")], told=monitor.joined)
+    assert monitor.status().labels == {"invalid": 1}
+    assert sum(points(mlobs_telemetry, monitor, "mlobs.outcomes").values()) == 0
+
+
+def test_an_invalid_label_of_a_mature_prediction_lowers_the_coverage(clock: Clock) -> None:
+    """It is counted as countable, and not as labelled."""
+    monitor = followed(clock, maturity=60.0)
+    monitor.observe([[0.1]] * 4, [0.9] * 4, prediction_id="a")
+    store = monitor._settings["outcomes"]
+    store.join([("a.0", "yes"), ("a.1", 1), ("a.2", 0)])
+    clock.now += 75.0
+    monitor.observe([0.1], 0.9)
+    assert monitor.status().performance["accuracy"].coverage == 0.5
+    assert monitor.status().labels == {"invalid": 1}
+
+
+@pytest.mark.parametrize(
+    ("given", "ids"),
+    [
+        (np.int64(7), ["7.0", "7.1"]),
+        (np.str_("ab"), ["ab.0", "ab.1"]),
+        (np.array(["a", "b"]), ["a", "b"]),
+        (np.array([1, 2]), ["1", "2"]),
+        (("x", 3), ["3", "x"]),
+    ],
+)
+def test_ids_come_as_people_have_them(clock: Clock, given: Any, ids: list[str]) -> None:
+    """NumPy's scalars and arrays, tuples, numbers; never torn into letters."""
+    monitor = followed(clock)
+    monitor.observe([[0.1], [0.2]], [0.9, 0.1], prediction_id=given)
+    store = monitor._settings["outcomes"]
+    assert sorted(one.prediction.id for one in store.records(store.streams()[0], 0.0, 1e12)) == ids
+
+
+@pytest.mark.parametrize("given", [["a"], ["a", "b", "c"], {"a": 1}, iter(["a", "b"]), "x" * 1_000, object, 1.5])
+def test_predictions_with_wrong_ids_are_registered_under_ours(clock: Clock, given: Any, lenient: None) -> None:
+    """They are not lost; the log says what was wrong."""
+    monitor = followed(clock)
+    monitor.observe([[0.1], [0.2]], [0.9, 0.1], prediction_id=given)
+    store = monitor._settings["outcomes"]
+    assert len(list(store.records(store.streams()[0], 0.0, 1e12))) == 2
+
+
+def test_a_variant_is_text_whatever_it_was(clock: Clock, mlobs_telemetry: Telemetry) -> None:
+    """A list or a lone surrogate costs no label and no export."""
+    monitor = followed(clock)
+    for number, variant in enumerate((["a"], "b\ud800", "c")):
+        monitor.observe([0.1], 0.9, prediction_id=str(number), variant=variant)  # type: ignore[arg-type]
+        monitor.outcome(1, prediction_id=str(number))
+    found = points(mlobs_telemetry, monitor, "mlobs.outcomes")
+    assert found[("['a']", "tp")] == found[("b?", "tp")] == found[("c", "tp")] == 1
+
+
+def test_scores_beyond_the_references_make_the_estimate_unreliable(clock: Clock) -> None:
+    """A bin without an end would believe them most."""
+    monitor = followed(clock)
+    x, scores, _ = rows(500)
+    scores[:100] = 7.0
+    monitor.observe(x, scores)
+    one = monitor.status().performance["accuracy"]
+    assert not one.reliable
+    assert "20.4% of the predictions are beyond" in one.reasons[0]
+
+
+def test_a_reference_that_never_erred_alerts_nobody(clock: Clock) -> None:
+    """Its thresholds have a width, though its figure is exactly one."""
+    rng = np.random.default_rng(3)
+    scores = np.where(rng.random(2_000) < 0.5, 0.995, 0.01)
+    labels = (scores > 0.5).astype(int)
+    fitted = Profile.fit(scores.reshape(-1, 1), outputs=scores, labels=labels, model="perfect")
+    monitor = Monitor(fitted, clock=clock)
+    for number in range(1_000):
+        monitor.outcome(int(number % 500 != 0), score=0.995)
+    one = monitor.status().performance["precision"]
+    assert one.realized == 0.998
+    assert not one.alert
+    monitor.close()
+
+
+def test_a_figure_out_of_few_rows_alerts_nobody(clock: Clock) -> None:
+    """One positive answer in three hundred is no precision."""
+    monitor = followed(clock)
+    for number in range(300):
+        monitor.outcome(0, score=0.9 if number == 0 else 0.01)
+    found = monitor.status().performance
+    assert found["precision"].realized == 0.0
+    assert not found["precision"].alert
+    assert found["accuracy"].alert, "it is out of all of them, and higher than the reference's"
+
+
+def test_a_fork_does_not_count_what_an_ended_monitor_counted() -> None:
+    """A warm-up in the parent of a preloaded server is the parent's."""
+    assert run("""
+        import os
+        import numpy as np
+        import otel_mlobs as mlobs
+        from otel_mlobs.testing import capture
+        x = np.linspace(0, 1, 200).reshape(-1, 1)
+        profile = mlobs.Profile.fit(x, outputs=x[:, 0], labels=(x[:, 0] > 0.5).astype(int), model="m")
+        with capture() as telemetry:
+            monitor = mlobs.Monitor(profile, outcomes=mlobs.OutcomeStore("memory:"))
+            monitor.observe(x, x[:, 0], prediction_id="a")
+            for number in range(100):
+                monitor.outcome(1, prediction_id=f"a.{number}")
+            monitor.close()
+            del monitor
+            reading, writing = os.pipe()
+            if os.fork() == 0:
+                found = [sum(point.value for point in telemetry.metrics.get(name, ())) for name in
+                         ("mlobs.outcome.labels", "mlobs.outcome.predictions", "mlobs.prediction.observations")]
+                os.write(writing, repr(found).encode())
+                os._exit(0)
+            os.wait()
+            print(os.read(reading, 1000).decode())
+    """).out.strip() in ("[0, 0, 0]", "[0.0, 0, 0]")  # fmt: skip
+
+
+def test_claimed_predictions_are_counted_before_a_monitor_ends(clock: Clock, mlobs_telemetry: Telemetry) -> None:
+    """A store that takes its time gives what nobody else will be given: the end waits for it."""
+    import threading
+    import time
+
+    store = OutcomeStore("memory:", clock=clock)
+
+    class Slow:
+        kind = "sql"
+        claiming = threading.Event()
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(store, name)
+
+        def claim(self, stream: str, now: float, limit: int) -> Any:
+            found = store.claim(stream, now, limit)
+            self.claiming.set()
+            time.sleep(0.3)
+            return found
+
+        register, register_many, submit = store.register, store.register_many, store.submit
+
+    slow = Slow()
+    monitor = Monitor(profile(), outcomes=slow, maturity=60.0, clock=clock)
+    monitor.observe([[0.1]] * 10, [0.9] * 10, prediction_id="a")
+    for number in range(10):
+        monitor.outcome(1, prediction_id=f"a.{number}")
+    clock.now += 75.0
+    monitor.observe([0.1], 0.9)
+    assert slow.claiming.wait(10)
+    monitor.close()
+    assert sum(points(mlobs_telemetry, monitor, "mlobs.outcomes").values()) == 10

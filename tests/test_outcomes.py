@@ -139,8 +139,10 @@ def test_the_area_has_delongs_interval(rows: int) -> None:
     area, error = _delong(scores[labels == 1], scores[labels == 0])
     found = performance(_table(scores, labels, 50))["roc_auc"]
     assert found.value == pytest.approx(area, abs=1e-12)
-    assert found.lower == pytest.approx(max(0, area - 1.959963984540054 * error), abs=1e-12)
-    assert found.upper == pytest.approx(min(1, area + 1.959963984540054 * error), abs=1e-12)
+    distance = 1.959963984540054 * error / (area * (1 - area))
+    logit = math.log(area / (1 - area))
+    assert found.lower == pytest.approx(1 / (1 + math.exp(distance - logit)), abs=1e-12)
+    assert found.upper == pytest.approx(1 / (1 + math.exp(-distance - logit)), abs=1e-12)
 
 
 def test_an_area_of_one_is_not_certain() -> None:

@@ -6,6 +6,7 @@ import itertools
 import math
 import os
 import pickle
+import re
 from types import SimpleNamespace
 from typing import Any
 
@@ -260,15 +261,82 @@ def test_what_a_list_may_hold(clock: Clock, items: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "items", [42, "abc", {"a": 1}, {1, 2}, iter([1]), [None], [[[]]], pd.DataFrame({"id": [1]}), object()]
+    ("items", "message"),
+    [
+        (42, "what is shown must be a list of items, the best first, got a int"),
+        ("abc", "what is shown must be a list of items, the best first, got a str"),
+        ({"a": 1}, "what is shown must be a list of items"),
+        ({1, 2}, "what is shown must be a list of items, the best first, got a set"),
+        (iter([1]), "not an iterator"),
+        ([None], "an item must be an id, .* got None"),
+        ([[[]]], "an item must be an id, .* got a list"),
+        ([{"sku": "a"}], "a mapping with one as 'id', 'item' or 'item_id', .* got a dict without them"),
+        ([{"id": None}], "got a dict without them"),
+        ([{1}], "got a set"),
+        (["a", object()], r"an object with an \.id, got a object"),
+        (pd.DataFrame({"id": [1]}), "got a DataFrame"),
+        (object(), "got a object"),
+    ],
 )
-def test_what_is_no_list_is_our_trouble(lenient: None, mlobs_telemetry: Telemetry, clock: Clock, items: Any) -> None:
-    """Nothing raises, nothing is registered, an id comes back all the same."""
+def test_what_is_no_list_is_refused(
+    mlobs_telemetry: Telemetry, caplog: pytest.LogCaptureFixture, clock: Clock, items: Any, message: str
+) -> None:
+    """Nothing raises or is registered, an id comes back; it is counted each time and said once, with what to do."""
     monitor = _monitor(clock)
     assert monitor.shown(items, "mine") == "mine"
+    monitor.shown(items)
+    assert monitor.status().results == {"refused": 2}
+    (said,) = [record for record in caplog.records if record.name == "otel_mlobs"]
+    assert re.search(f"ranking of model '{monitor.model}': a list was not registered: .*{message}", said.getMessage())
+    assert said.getMessage().endswith('(said once; counted as "refused" in status().results)')
+    assert said.exc_info is None
     assert mlobs_telemetry.point("mlobs.internal.errors", mlobs__internal__component="ranking").value > 0
     clock.now += 600
     assert monitor.status().slates == 0
+
+
+def test_an_event_of_no_item_costs_no_other_its_own(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+    """It is counted and said once; the items told with it are joined."""
+    monitor = _monitor(clock)
+    shown = monitor.shown(ITEMS)
+    monitor.outcome([None, "a", {"sku": 1}], shown)
+    monitor.outcome(None, shown)
+    assert monitor.status().results == {"joined": 1, "refused": 3}
+    said = [record.getMessage() for record in caplog.records if record.name == "otel_mlobs"]
+    assert len(said) == 2
+    assert all("an event was not counted: an item must be an id" in one for one in said)
+
+
+def test_a_status_prints_as_a_table(clock: Clock) -> None:
+    """The figures with their intervals, by place, the catalogue, and what became of the events, each explained."""
+    monitor = _monitor(clock, model="printed", version="7", catalogue_size=50, k=3)
+    empty = str(monitor.status()).splitlines()
+    assert empty[0] == "printed 7 · 0 mature lists in 3600 s"
+    assert empty[2].split() == ["click", "-", "-", "-", "-"]
+    assert empty[-1] == "of what this process was told: nothing yet."
+    first, _ = monitor.shown(ITEMS), monitor.shown(["a", "b"])
+    for item in ("b", "b", "hat"):
+        monitor.outcome(item, first)
+    monitor.outcome("a", "nobody knows")
+    monitor.shown("no list")
+    assert str(monitor.status()).splitlines()[-2] == (
+        "shown, mature or not: 5 different items, 10.0% of the catalogue, 28.6% of the places to the tenth that is "
+        "shown most."
+    )
+    clock.now += 600
+    monitor.tick()
+    monitor.outcome("a", first)
+    lines = str(monitor.status()).splitlines()
+    assert lines[0] == "printed 7 · 2 mature lists in 3600 s"
+    assert re.split(r" {2,}", lines[1]) == ["event", "hit rate", "reciprocal rank", "NDCG@3", "rate per item shown"]
+    assert re.split(r" {2,}", lines[2])[:3] == ["click", "0.5 (0.0945, 0.905)", "0.25 (0, 0.74)"]
+    assert len({line.index("0.5 (") for line in (lines[2], lines[4])} | {lines[1].index("hit rate")}) == 1
+    assert lines[5] == "rate of click by place: 1: 0, 2: 0.5, 3: 0, rest: 0"
+    assert lines[-1] == (
+        "of what this process was told: 2 joined, 1 duplicate (told before), 1 late (the list was counted before: in "
+        "no figure), 1 unknown (no such list), 1 misplaced (joined to a list that does not hold the item: in no "
+        "figure), 1 refused (a list or an item without an id)."
+    )
 
 
 def test_an_empty_list_is_no_list(clock: Clock) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import signal
@@ -17,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 import store_behaviour
-from store_behaviour import STREAM, prediction, results
+from store_behaviour import BASE, STREAM, prediction, results
 
 from otel_mlobs.core.profile import Profile
 from otel_mlobs.core.records import Joined, Label, Prediction, stream_of
@@ -94,16 +95,16 @@ def test_figures_are_those_of_a_direct_computation(make: Callable[..., OutcomeSt
         rng.normal(size=(n, 1)), outputs=given, labels=labels, model="m", version="1", output_kind=outputs
     )
     clock = Clock()
-    clock.now = 1_000_000.0
+    clock.now = BASE + 1_000_000.0
     store = make(clock=clock)
     stream = stream_of("m", "1", profile.id)
     store.register_many(
-        Prediction(f"p{n}", stream, float(n), bytes(row), variant="ab"[n % 2]) for n, row in enumerate(encoded)
+        Prediction(f"p{n}", stream, BASE + n, bytes(row), variant="ab"[n % 2]) for n, row in enumerate(encoded)
     )
-    store.register(Prediction("odd", stream, 150.0, b"three bytes are no output"))
-    named = [(f"p{n}", label, n + 60.0) for n, label in enumerate(labels.tolist()) if n % 4]
-    store.join([*named, ("odd", 1, 210.0)])
-    found = store.performance(profile, start=100, end=300)
+    store.register(Prediction("odd", stream, BASE + 150.0, b"three bytes are no output"))
+    named = [(f"p{n}", label, BASE + n + 60.0) for n, label in enumerate(labels.tolist()) if n % 4]
+    store.join([*named, ("odd", 1, BASE + 210.0)])
+    found = store.performance(profile, start=BASE + 100, end=BASE + 300)
     chosen = np.array([n for n in range(100, 300) if n % 4])
     assert (found.predictions, found.mature, found.labelled, found.invalid) == (201, 201, 151, 1)
     assert found.coverage == 151 / 201
@@ -118,7 +119,7 @@ def test_figures_are_those_of_a_direct_computation(make: Callable[..., OutcomeSt
         (scores[chosen] >= 0.5) == labels[chosen] if outputs == "score" else encoded[chosen].argmax(1) == labels[chosen]
     )
     assert found.figures["accuracy"].value == pytest.approx(right.mean())
-    half = store.performance(profile, start=100, end=300, variant="b")
+    half = store.performance(profile, start=BASE + 100, end=BASE + 300, variant="b")
     assert half.figures["accuracy"].value == pytest.approx(right[chosen % 2 == 1].mean())
 
 
@@ -150,8 +151,12 @@ def test_mature_predictions_without_a_label_may_be_negative(make: Callable[..., 
         store.performance(profile, unlabelled="negative")
     with pytest.raises(ValueError, match="unlabelled must be"):
         store.performance(profile, unlabelled="maybe")
-    with pytest.raises(ValueError, match="has no outputs"):
-        store.performance(Profile.fit(rng.normal(size=(300, 1)), model="m"))
+    bare = Profile.fit(rng.normal(size=(300, 1)), model="m")
+    for ask in (store.performance, lambda one: store.join([("0", 1)], profile=one)):
+        with pytest.raises(ValueError, match="has no outputs"):
+            ask(bare)
+        with pytest.raises(TypeError, match=r"profile must be a Profile, as Profile.load\(path\) gives one, got 'p.j"):
+            ask("p.json")
 
 
 # -- memory
@@ -230,13 +235,14 @@ def test_signal_handlers_register_and_label(make: Callable[..., OutcomeStore]) -
     """Whatever they interrupt, another registration of the same store among it."""
     store = make()
     told: list[str] = []
+    names = itertools.count(1)  # a handler may interrupt a handler
     handled = 0
 
     def handler(_signal: int, _frame: object) -> None:
         nonlocal handled
-        handled += 1
-        store.register(prediction(f"handler{handled}"))
-        store.submit(Label(f"handler{handled}", "", 1), lambda joined: told.append(joined.result))
+        handled = max(handled, mine := next(names))
+        store.register(prediction(f"handler{mine}"))
+        store.submit(Label(f"handler{mine}", "", 1), lambda joined: told.append(joined.result))
 
     before = signal.signal(signal.SIGALRM, handler)
     signal.setitimer(signal.ITIMER_REAL, 0.001, 0.0005)
@@ -250,7 +256,7 @@ def test_signal_handlers_register_and_label(make: Callable[..., OutcomeStore]) -
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
     assert store.flush(60)
-    assert told == ["joined"] * (handled + number)
+    assert told == ["joined"] * (next(names) - 1 + number)
     assert store.dropped == {}
 
 
@@ -656,14 +662,145 @@ def test_frames_of_any_library_are_joined() -> None:
     pytest.importorskip("narwhals")
     store = OutcomeStore()
     store.register_many(prediction(str(n)) for n in range(4))
-    when = pandas.to_datetime(["2026-11-01T00:00:00Z"] * 3)
+    when = pandas.to_datetime(["2024-11-01T00:00:00Z"] * 3)
     frame = pandas.DataFrame({"id": [0, 1, None], "label": ["yes", None, "no"], "at": when})
+    frame.loc[2, "at"] = pandas.NaT
     assert store.join(frame, id="id", time="at") == store_behaviour.JoinReport(rows=3, joined=1, missing=2)
     assert store.join(polars.DataFrame({"prediction_id": ["2", "3"], "label": [1, 0]})).joined == 2
     kept = {one.prediction.id: one.labels for one in store.records(STREAM, 0, 9)}
     assert kept["0"][0].value == "yes"
-    assert kept["0"][0].time == 1_793_491_200.0
+    assert kept["0"][0].time == 1_730_419_200.0
     assert kept["3"][0].value == 0
+
+
+@pytest.mark.parametrize(
+    ("time", "seconds"),
+    [
+        ("2023-11-14T22:13:20Z", BASE),
+        ("2023-11-14 22:13:20", BASE),
+        (1_700_000_000_000, BASE),
+        (1_700_000_000_000_000, BASE),
+        (np.datetime64("2023-11-14T22:13:20"), BASE),
+        ("", 1_000.0 + BASE),
+        (None, 1_000.0 + BASE),
+    ],
+)
+def test_a_label_has_the_time_that_its_row_says(time: Any, seconds: float) -> None:
+    """In whichever way it is written; one that is missing came now."""
+    clock = Clock()
+    clock.now = BASE + 1_000.0
+    store = OutcomeStore(clock=clock)
+    store.register(prediction("a"))
+    assert store.join({"prediction_id": ["a"], "label": [1], "at": [time]}, time="at").joined == 1
+    (record,) = store.records(STREAM, 0, 9)
+    assert record.labels[0].time == seconds
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"at": [None, "soon"]}, "column 'at', row 2: a time must be a datetime, ISO text .* got 'soon'"),
+        ({"at": [None, 5.0]}, r"column 'at', row 2: a time must be .*from 1990 on.* got 5.0"),
+        ({"at": [None, "1985-01-01"]}, "column 'at', row 2: a time must be from 1990 on, got '1985-01-01'"),
+        ({"at": [None, BASE + 90_000.0]}, "column 'at', row 2: a time must be at most a day in the future"),
+        ({"worth": [None, -3]}, "column 'worth', row 2: value must be finite and not negative, .* got -3"),
+        ({"worth": ["1.50", "12,50"]}, "column 'worth', row 2: value must be a number from 0, as 12.50, got '12,50'"),
+        ({"worth": [1, True]}, "column 'worth', row 2: value must be a number, got True"),
+        ({"worth": [1, float("inf")]}, "column 'worth', row 2: value must be finite"),
+        ({"unit": ["EUR", "euro"]}, "column 'unit', row 2: currency must be a code of three capitals, .* got 'euro'"),
+    ],
+)
+def test_a_row_that_monitor_outcome_would_refuse_is_named(changes: dict[str, Any], said: str) -> None:
+    """By its column and number, with the value."""
+    clock = Clock()
+    clock.now = BASE
+    store = OutcomeStore(clock=clock)
+    store.register_many([prediction("a"), prediction("b")])
+    table = {"prediction_id": ["a", "b"], "label": [1, 1], "at": [None, None], "worth": [1, 2], "unit": ["EUR", ""]}
+    names = {"time": "at", "value": "worth", "currency": "unit"}
+    with pytest.raises(ValueError, match=f"^{said}"):
+        store.join({**table, **changes}, **names)
+    assert store.join(table, **names).joined == 2
+    kept = [record.labels[0][4:6] for record in store.records(STREAM, 0, 9)]
+    assert kept == [(1.0, "EUR"), (2.0, "XXX")]
+
+
+def test_a_pair_that_cannot_be_is_named_by_its_row() -> None:
+    """It has no column."""
+    with pytest.raises(ValueError, match=r"^row 2: a time must be at most a day in the future, got '2999-01-01'"):
+        OutcomeStore().join([("a", 1), ("b", 1, "2999-01-01")])
+
+
+def test_reports_print_as_a_person_reads_them() -> None:
+    """One label is no labels; a file without a row is no error; what matters stands in words."""
+    rng = np.random.default_rng(1)
+    scores = rng.random(300)
+    profile = Profile.fit(rng.normal(size=(300, 1)), outputs=scores, labels=(scores > 0.6).astype(int), model="m")
+    clock = Clock()
+    clock.now = BASE
+    store = OutcomeStore(clock=clock)
+    assert str(store.join([])) == "0 labels"
+    assert str(store.performance(profile)) == "by prediction time: 0 predictions"
+    stream = stream_of("m", None, profile.id)
+    store.register_many(Prediction(str(n), stream, BASE - 7200, np.float64(0.9).tobytes()) for n in range(4))
+    assert str(store.join([("0", 1)])) == "1 label: 1 joined"
+    assert str(store.join({"prediction_id": ["1"], "label": [0], "worth": [1234.5]}, value="worth")) == (
+        "1 label: 1 joined"
+    )
+    assert str(store.join([("1", "no"), ("5", 1)])) == "2 labels: 0 joined, 1 conflict, 1 unknown"
+    assert str(store.performance(profile, maturity="7d")) == "by prediction time: 4 predictions, 0 mature"
+    lines = str(store.performance(profile, maturity="1h", unlabelled="negative")).splitlines()
+    assert lines[0] == (
+        "by prediction time: 4 predictions, 2 of them with a label (coverage 50.0%), the others count as negative"
+    )
+    assert lines[1] == "median delay of a label: 2.0 h"
+    assert lines[2].split()[:2] == ["precision", "0.2500"]
+    assert lines[-1] == "  value fp 1,234.50 XXX"
+    store.join([("2", "maybe")])
+    assert (
+        str(store.performance(profile)).splitlines()[0].endswith("3 of them with a label (coverage 75.0%), 1 invalid")
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [("class", "labels must be one of 'a', 'b', 'c'"), ("regression", "labels must be numbers")],
+)
+def test_an_invalid_label_is_told_what_the_model_takes(kind: str, said: str) -> None:
+    """Its classes, or numbers."""
+    if kind == "class":
+        profile = Profile.fit(np.ones((90, 1)), outputs=list("abc") * 30, labels=list("abc") * 30, model="m")
+    else:
+        values = np.arange(90.0)
+        profile = Profile.fit(np.ones((90, 1)), outputs=values, labels=values, model="m", output_kind="regression")
+    report = OutcomeStore().join([("x", "d"), ("y", 1.0 if kind == "regression" else "a")], profile=profile)
+    assert (report.invalid, report.unknown) == (1, 1)
+    assert report.reason == f"{said} (got text 'd' first)"
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
+    """SQLite says only that it is unable to open the file."""
+    pytest.importorskip("sqlalchemy")
+    store = OutcomeStore(f"sqlite:///{tmp_path}/nowhere/x.db")
+    with pytest.raises(ConnectionError, match=r"there is no folder '.*nowhere'"):
+        store.streams()
+
+
+def test_who_waits_for_a_join_is_told_for_how_long(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """In the log, when the first try has failed."""
+    pytest.importorskip("sqlalchemy")
+    store = OutcomeStore(f"sqlite:///{tmp_path}/nowhere/x.db")
+    with pytest.raises(ConnectionError):
+        store.join([("a", 1)], timeout=0.15)
+    assert [record.getMessage().rpartition(": ")[2] for record in caplog.records] == ["trying for 0.15 s"]
+
+
+def test_a_missing_driver_is_named_with_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No extra of ours installs it."""
+    pytest.importorskip("sqlalchemy")
+    monkeypatch.setitem(sys.modules, "MySQLdb", None)
+    with pytest.raises(MissingExtraError, match=r"'MySQLdb': pip install mysqlclient, or name .* mysql\+pymysql://"):
+        OutcomeStore("mysql://u@h/d")
 
 
 def test_what_is_said_of_a_server_is_one_line_without_secrets() -> None:

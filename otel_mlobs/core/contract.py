@@ -235,7 +235,9 @@ def _violation(term: _Term, kind: Kind, value: Any, row: int | None, *, values: 
     elif kind == "category":
         message = f"{term.name} is of a category that the reference does not have"
     else:
-        message = f"{term.name} must be {term.what}, got a {type(value).__name__}"
+        number = as_number(value) if term.numeric else None
+        got = f"a {type(value).__name__}" if number is None else "an infinite one"
+        message = f"{term.name} must be {term.what}, got {got}"
     return Violation(term.name, kind, f"{message}: {_shown(value)}" if values else message, row)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from otel_mlobs.core import estimation
 from otel_mlobs.core.outcomes import UNKNOWN, Figure, performance, regression
-from otel_mlobs.core.performance import COUNTABLE, LABELLED, WAITS
+from otel_mlobs.core.performance import BEYOND, COUNTABLE, LABELLED, WAITS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 Basis = Literal["label_arrival", "maturity"]
 """When a label counts: when it came, or when its prediction was mature."""
 _LEAST_LABELS = 30
-"""Below so many a measured figure is shown, and never called bad."""
+"""A figure that is out of fewer rows is shown, and never called bad."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +97,7 @@ class Judgement:
         self._calibrations = self._layout.calibrations if self._layout is not None else ()
         self._reference = None if outputs is None else estimation.reference_table(outputs)
         self._features = profile.features
+        self._rows = profile.rows
         self._min_rows = min_rows
         self._basis: Basis = "maturity" if matures else "label_arrival"
 
@@ -120,6 +121,11 @@ class Judgement:
             labelled = int(book.outcomes[:1].sum())
             estimated = self._estimated(book, predictions)
             measured = performance(book.outcomes, self._layout.mean_scores)
+        out_of_labels = out_of_predictions = {}
+        if self._layout is not None:
+            out_of_labels = estimation.supports(book.outcomes)
+            if estimated:
+                out_of_predictions = estimation.supports(expectations(self._layout, book.predicted))
         reasons = self._doubts(book, drift, out_of_range) if estimated else ()
         coverage = self._coverage(book if self._basis == "maturity" else total or book)
         found = {}
@@ -132,7 +138,8 @@ class Judgement:
                 thresholds[rows] = self._thresholds(rows)
             lower, upper = thresholds[rows].get(metric, (math.nan, math.nan))
             shown = realized.value if measurable else math.nan if reasons else estimate.value
-            alert = shown < lower or shown > upper
+            enough = (out_of_labels if measurable else out_of_predictions).get(metric, rows) >= _LEAST_LABELS
+            alert = enough and (shown < lower or shown > upper)
             found[metric] = Estimate(
                 metric,
                 *estimate,
@@ -186,6 +193,9 @@ class Judgement:
                     f"{labels.labels:,} labels contradict the calibration (p {labels.p_value:.1g}, positives "
                     f"{labels.z:+.1f} standard errors off)"
                 )
+        beyond, predictions = int(book.coverage[BEYOND]), int(book.coverage[WAITS])
+        if estimation.outside_support([beyond], [0.0], predictions, self._rows).beyond:
+            reasons.append(f"{beyond / predictions:.1%} of the predictions are beyond those of the reference")
         for name, share in self._outside(drift, out_of_range):
             more = f"{min(1.0, share):.1%} of the rows more than in the reference"
             reasons.append(f"{name!r} is missing, unseen or out of its range in {more}")

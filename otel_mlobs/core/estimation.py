@@ -160,7 +160,8 @@ def window_thresholds(reference: NDArray[Any], rows: float) -> dict[str, tuple[f
         raise ValueError(f"rows must be positive, got {rows}")
     values = performance(reference)
     variances: dict[str, list[float]] = {metric: [] for metric in METRICS}
-    table = np.asarray(reference, np.float64)
+    # Half a row more in every confusion cell (Jeffreys): who never erred in the reference may err all the same
+    table = np.asarray(reference, np.float64) + 0.5 / reference.shape[1]
     for cells in table:
         for metric, slopes in _gradients(cells, len(table) == 1).items():
             variances[metric].append(float((cells * slopes**2).sum()) * (1 + float(cells.sum()) / rows))
@@ -169,11 +170,27 @@ def window_thresholds(reference: NDArray[Any], rows: float) -> dict[str, tuple[f
         if metric in values:
             error = _combined(metric, parts)
             if metric == "accuracy":  # a share of the rows, of several classes too
-                right = values[metric].value
-                error = math.sqrt(max(0.0, right * (1 - right)) * (1 / rows + 1 / max(1.0, float(table[0].sum()))))
+                known = float(table[0].sum())
+                right = float(table[:, :, 1, 1].sum() + (table[0, :, 0, 0].sum() if len(table) == 1 else 0.0)) / known
+                error = math.sqrt(max(0.0, right * (1 - right)) * (1 / rows + 1 / known))
             _, lower, upper = _around(values[metric].value, _THRESHOLD_WIDTH * error)
             found[metric] = (lower, upper)
     return found
+
+
+def supports(outcomes: NDArray[Any]) -> dict[str, float]:
+    """How many rows each measure of :data:`METRICS` is out of; of several classes those of the rarest that occurs."""
+    (tn, fn), (fp, tp) = np.asarray(outcomes, np.float64).sum(axis=1).transpose(1, 2, 0)
+    occurs = tp + fn + fp > 0
+    by_class = {
+        "precision": tp + fp,
+        "recall": tp + fn,
+        "specificity": tn + fp,
+        "f1": tp + fp + fn,
+        "roc_auc": np.minimum(tp + fn, tn + fp),
+    }
+    found = {metric: float(rows[occurs].min()) if occurs.any() else 0.0 for metric, rows in by_class.items()}
+    return {**found, "accuracy": float((tn + fn + fp + tp)[:1].sum())}
 
 
 def contradiction(outcomes: NDArray[Any], calibrations: Sequence[Calibration]) -> Contradiction:

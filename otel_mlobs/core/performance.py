@@ -36,8 +36,9 @@ _QUEUED_BATCHES = 4
 _MOST_NAMES = 20
 """Currencies and variants that are counted by name; what comes after them is counted as ``other``."""
 OTHER_NAME = "other"
-WAITS, COUNTABLE, LABELLED = 0, 1, 2
-"""Columns of :attr:`Book.coverage`: predictions made; predictions that labels are expected of by now; and have."""
+WAITS, COUNTABLE, LABELLED, BEYOND = 0, 1, 2, 3
+"""Columns of :attr:`Book.coverage`: predictions made; predictions that labels are expected of by now; and have; and
+predictions whose score is beyond the reference's extremes."""
 
 
 class Outcome(NamedTuple):
@@ -60,7 +61,7 @@ class Book:
         cells: confusion cells by variant, each of shape (classes, 4).
         amounts: what labels were worth, by confusion cell and currency.
         results: labels by what became of them.
-        coverage: predictions made, countable by now, and labelled.
+        coverage: predictions made, countable by now, labelled, and beyond the reference's scores.
     """
 
     predicted: NDArray[np.int64]
@@ -68,7 +69,7 @@ class Book:
     cells: dict[str | None, NDArray[np.int64]] = field(default_factory=dict)
     amounts: Counter[tuple[str, str]] = field(default_factory=Counter)
     results: Counter[str] = field(default_factory=Counter)
-    coverage: NDArray[np.int64] = field(default_factory=lambda: np.zeros(3, np.int64))
+    coverage: NDArray[np.int64] = field(default_factory=lambda: np.zeros(4, np.int64))
 
     def copy(self) -> Book:
         """A book that goes its own way."""
@@ -83,8 +84,8 @@ class Book:
             self.predicted + other.predicted,
             self.outcomes + other.outcomes,
             cells,
-            self.amounts + other.amounts,
-            self.results + other.results,
+            _sum(self.amounts, other.amounts),
+            _sum(self.results, other.results),
             self.coverage + other.coverage,
         )
 
@@ -98,6 +99,14 @@ class Performance:
     def __init__(self, outputs: Outputs, panes: int) -> None:
         self.layout = OutcomeLayout.of(outputs)
         self.errors = outputs.errors
+        self.counts_predictions = self.errors is not None or (
+            self.layout is not None and self.layout.calibrated is not None
+        )
+        """Whether predictions tell what is to be expected; else they are counted only where labels are waited for."""
+        self._least, self._most = -math.inf, math.inf
+        score = outputs.columns[0]
+        if outputs.kind == "score" and score.minimum is not None and score.maximum is not None:
+            self._least, self._most = score.minimum, score.maximum
         self._size = len(outputs.classes) if outputs.kind == "multiclass" else 1
         self._value_edges = np.array(self.errors.uppers[:-1] if self.errors else (), np.float64)
         self._panes = panes
@@ -113,7 +122,7 @@ class Performance:
         self.invalid: deque[str] = deque(maxlen=1)
         self.book = self.blank()
         self._predicted = Window((1, self.book.predicted.size), self._panes)
-        self._coverage = Window((1, 3), self._panes)
+        self._coverage = Window((1, 4), self._panes)
         self._outcomes: Window | None = None  # most monitors see no label for long
         self._sums: deque[Floats] = deque(maxlen=self._panes + 1)
 
@@ -162,11 +171,12 @@ class Performance:
         batches = _taken(self._batches)
         if rows:
             batches.append(np.frombuffer(b"".join(rows)).reshape(-1, self._size))
-        coverage = np.zeros(3, np.int64)
+        coverage = np.zeros(4, np.int64)
         if batches:
             table = np.zeros_like(self.book.predicted)
             for matrix in batches:
                 coverage[WAITS] += len(matrix)
+                coverage[BEYOND] += int(((matrix < self._least) | (matrix > self._most)).sum())
                 self._count(matrix, table)
             self.book.predicted += table
             self._predicted.add(table.reshape(1, -1))
@@ -229,7 +239,7 @@ class Performance:
         amounts = self.book.amounts
         known = {currency for _, currency in amounts}
         for one, place in zip(outcomes, places, strict=True):
-            if one.amount is None or place < 0:
+            if one.amount is None or place < 0 or not 0 <= one.amount < math.inf:
                 continue
             currency = one.currency or OTHER_NAME
             if currency not in known and len(known) >= _MOST_NAMES:
@@ -268,6 +278,12 @@ class Performance:
             outcomes,
             coverage=self._coverage.total[0].copy(),
         )
+
+
+def _sum(one: Counter[Any], other: Counter[Any]) -> Counter[Any]:
+    both = one.copy()
+    both.update(other)
+    return both
 
 
 def payloads_of(encoded: Encoded) -> list[bytes]:

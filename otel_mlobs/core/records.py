@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any, Literal, NamedTuple, Union
 
 LabelValue = Union[str, int, float, bool]  # noqa: UP007 - evaluated at run time, on Python 3.10 too
 Result = Literal["joined", "duplicate", "conflict", "late", "unknown"]
 
+NO_CURRENCY = "XXX"
+"""What ISO 4217 has where there is none."""
+
 _SEPARATOR = "\x1f"
+_CURRENCY = re.compile(r"[A-Z]{3}")
 
 
 class Prediction(NamedTuple):
@@ -107,3 +112,29 @@ def plain(value: Any) -> LabelValue | None:
             return None
         return int(value) if value.is_integer() else float(value)
     raise TypeError(f"a label must be text, a number or a truth value, got a {type(value).__name__}")
+
+
+def valid_amount(value: Any) -> float:
+    """What was at stake, as it is counted.
+
+    Raises:
+        TypeError: it is no number.
+        ValueError: it is negative or not finite.
+    """
+    if isinstance(value, (str, bytes, bool)) or not hasattr(value, "__float__"):
+        raise TypeError(f"value must be a number, got {value!r}")
+    amount = float(value)
+    if not math.isfinite(amount) or amount < 0:
+        raise ValueError(f"value must be finite and not negative, it is counted up; got {value!r}")
+    return amount
+
+
+def valid_currency(currency: Any) -> str:
+    """A currency's code.
+
+    Raises:
+        ValueError: it is not three capitals.
+    """
+    if not (isinstance(currency, str) and _CURRENCY.fullmatch(currency)):
+        raise ValueError(f'currency must be a code of three capitals, as "EUR", got {currency!r}')
+    return currency

@@ -74,9 +74,11 @@ class MLObs:
                 report what came true: that of the request's last prediction or ranking which has one.
 
         Raises:
-            TypeError: ``app`` is no Flask application.
+            TypeError: ``app`` is no Flask application, or ``prediction_id_header`` no text.
             ValueError: ``prediction_id_header`` is no header's name.
         """
+        if not isinstance(prediction_id_header, (str, type(None))):
+            raise TypeError(f'prediction_id_header must be text, as "X-Prediction-Id", got {prediction_id_header!r}')
         if prediction_id_header is not None and not _HEADER.fullmatch(prediction_id_header):
             raise ValueError(f'prediction_id_header must be a name, as "X-Prediction-Id", got {prediction_id_header!r}')
         if not isinstance(app, Flask):

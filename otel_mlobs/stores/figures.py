@@ -11,17 +11,19 @@ from typing import TYPE_CHECKING, Literal
 
 from otel_mlobs.core.outcomes import performance, regression
 from otel_mlobs.core.performance import Outcome, Performance, valid_label
+from otel_mlobs.stores.moments import shown
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from otel_mlobs.core.outcomes import Figure
     from otel_mlobs.core.profile import Outputs
-    from otel_mlobs.core.records import Label, Record
+    from otel_mlobs.core.records import Label, LabelValue, Record
 
 Unlabelled = Literal["missing", "negative"]
 _COUNTED_AT_ONCE = 10_000
 _FLOAT_BYTES = 8
+_MOST_CLASSES_SAID = 10
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,7 @@ class RealizedPerformance:
         invalid: labels that the model's outputs cannot have, and predictions of another shape; they are left out.
         delay: median seconds from a prediction to its label; NaN without any.
         value: what was at stake, by confusion cell and currency.
+        unlabelled: what mature predictions without a label count as.
         by: what the window is of; counters, in contrast, are windows of when labels came.
     """
 
@@ -49,7 +52,64 @@ class RealizedPerformance:
     invalid: int
     delay: float
     value: Mapping[tuple[str, str], float]
+    unlabelled: Unlabelled = "missing"
     by: str = "prediction time"
+
+    def __str__(self) -> str:
+        return "\n".join(self._lines())
+
+    def _lines(self) -> Iterator[str]:
+        made = f"by {self.by}: {self.predictions:,} prediction{'' if self.predictions == 1 else 's'}"
+        young = self.mature < self.predictions
+        if self.predictions:
+            made += f", {self.mature:,} mature" if young else ""
+        if self.mature:
+            made += f", {self.labelled:,} of {'those' if young else 'them'} with a label (coverage {self.coverage:.1%})"
+            made += ", the others count as negative" if self.unlabelled == "negative" else ""
+            made += f", {self.invalid:,} invalid" if self.invalid else ""
+        yield made
+        if not math.isnan(self.delay):
+            yield f"median delay of a label: {_duration(self.delay)}"
+        if any(not math.isnan(figure.value) for figure in self.figures.values()):
+            for name, figure in self.figures.items():
+                yield f"  {name:17} {_shown(figure)}"
+        for (cell, currency), amount in sorted(self.value.items()):
+            yield f"  value {cell} {amount:,.2f} {currency}"
+
+
+def _shown(figure: Figure) -> str:
+    interval = "" if math.isnan(figure.lower) else f"  ({figure.lower:.4f} to {figure.upper:.4f})"
+    return "-" if math.isnan(figure.value) else f"{figure.value:.4f}{interval}"
+
+
+def _duration(seconds: float) -> str:
+    for unit, name in ((86_400.0, "d"), (3600.0, "h"), (60.0, "min")):
+        if abs(seconds) >= unit:
+            return f"{seconds / unit:.1f} {name}"
+    return f"{seconds:.1f} s"
+
+
+class LabelCheck:
+    """Which labels a model's outputs can have."""
+
+    def __init__(self, outputs: Outputs) -> None:
+        self._performance = Performance(outputs, panes=1)
+        layout = self._performance.layout
+        if layout is None:
+            self._expected = "numbers"
+        elif layout.kind == "score":
+            self._expected = "0 or 1"  # with a positive class every label but a missing one is valid
+        else:
+            more = ", …" if len(layout.classes) > _MOST_CLASSES_SAID else ""
+            self._expected = f"one of {', '.join(map(repr, layout.classes[:_MOST_CLASSES_SAID]))}{more}"
+
+    def allows(self, label: LabelValue) -> bool:
+        """Whether ``label`` is one of them."""
+        return valid_label(self._performance, label)
+
+    def reason(self, label: LabelValue) -> str:
+        """What labels must be, where ``label`` is none."""
+        return f"labels must be {self._expected} (got {'text ' if isinstance(label, str) else ''}{shown(label)} first)"
 
 
 def realized(
@@ -90,4 +150,5 @@ def realized(
         invalid,
         median(delays) if delays else math.nan,
         dict(book.amounts),
+        unlabelled,
     )

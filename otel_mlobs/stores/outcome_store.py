@@ -14,16 +14,18 @@ from otel_mlobs.settings.checks import number, redacted
 from otel_mlobs.settings.times import seconds
 from otel_mlobs.stores import batches, urls
 from otel_mlobs.stores.memory import Memory
+from otel_mlobs.stores.moments import DAY_S, moment
 from otel_mlobs.stores.series import series
 from otel_mlobs.stores.writer import Writer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from datetime import datetime
 
-    from otel_mlobs.core.profile import Profile
+    from otel_mlobs.core.profile import Outputs, Profile
     from otel_mlobs.core.records import Joined, Label, Prediction, Record
     from otel_mlobs.stores.batches import JoinReport
-    from otel_mlobs.stores.figures import RealizedPerformance, Unlabelled
+    from otel_mlobs.stores.figures import LabelCheck, RealizedPerformance, Unlabelled
 
 _JOINED_AT_ONCE = 500
 _FLUSH_TIMEOUT_S = 10.0
@@ -203,6 +205,7 @@ class OutcomeStore:
         value: str | None = None,
         currency: str | None = None,
         time: str | None = None,
+        profile: Profile | None = None,
         progress: Callable[[int, int | None], None] | None = None,
         told: Callable[[Joined], None] | None = None,
         timeout: float = _JOIN_TIMEOUT_S,
@@ -217,34 +220,48 @@ class OutcomeStore:
             id: the column with the predictions' ids.
             label: the column with the labels.
             key: the column that tells several labels of one prediction apart.
-            value: the column with what was at stake.
-            currency: the column with its currency.
-            time: the column with when the label came, in seconds since the epoch or as dates with times.
+            value: the column with what was at stake, from 0.
+            currency: the column with its currency, three capitals as ISO 4217 has them.
+            time: the column with when the label came: datetimes (naive ones are UTC), ISO 8601 text, or seconds,
+                milliseconds, microseconds or nanoseconds since 1970, told apart by their size.
+            profile: of the model; a label that its outputs cannot have is counted as invalid and not stored. Without
+                it any label is stored, and the first one of a prediction stays.
             progress: called after every batch with the rows that are done, and all rows where that is known.
             told: called with every label and what became of it, as ``Monitor.joined``, which counts them.
             timeout: for how many seconds a batch is tried again while the store does not answer.
 
         Raises:
             ConnectionError: the store does not answer; what was joined stays so, and the job may be run again.
-            TypeError: ``labels`` is neither a table nor labels.
-            ValueError: the table lacks a column.
+            TypeError: ``labels`` is neither a table nor labels, or ``profile`` is no profile.
+            ValueError: the table lacks a column; ``profile`` has no outputs; or, with its column and row, a value or
+                currency is none, or a time is none, before 1990 or more than a day in the future. The rows before it
+                may be joined: mend it and run the job again.
         """
-        rows, total = batches.rows_of(labels, batches.Fields(id, label, key, value, currency, time))
+        allowed = None if profile is None else _label_check(profile)
+        latest = self._clock() + DAY_S
+        rows, total = batches.rows_of(labels, batches.Fields(id, label, key, value, currency, time), latest)
         counts: Counter[str] = Counter()
+        reason = ""
         for chunk in batches.chunks(rows, _JOINED_AT_ONCE):
             now = self._clock()
             found = [batches.completed(one, now) for one in chunk if one is not None]
+            counts["rows"] += len(chunk)
+            counts["missing"] += len(chunk) - len(found)
+            if allowed is not None:
+                wrong = [one.value for one in found if not allowed.allows(one.value)]
+                if wrong:
+                    reason = reason or allowed.reason(wrong[0])
+                    counts["invalid"] += len(wrong)
+                    found = [one for one in found if allowed.allows(one.value)]
             answers = self._way.join(found, timeout)
             counts.update("missing" if joined is None else joined.result for joined in answers)
             if told is not None:
                 for joined in answers:
                     if joined is not None:
                         told(joined)
-            counts["rows"] += len(chunk)
-            counts["missing"] += len(chunk) - len(found)
             if progress is not None:
                 progress(counts["rows"], total)
-        return batches.report_of(counts)
+        return batches.report_of(counts, reason)
 
     def claim(self, stream: str, now: float, limit: int = 1000) -> list[Record]:
         """Up to ``limit`` records of ``stream`` that are mature at ``now``; each is given out once, to one process.
@@ -272,8 +289,8 @@ class OutcomeStore:
         self,
         profile: Profile,
         *,
-        start: float = float("-inf"),
-        end: float | None = None,
+        start: float | str | datetime = float("-inf"),
+        end: float | str | datetime | None = None,
         maturity: float | str | None = None,
         unlabelled: Unlabelled = "missing",
         variant: str | None = None,
@@ -284,8 +301,8 @@ class OutcomeStore:
 
         Args:
             profile: of the model; its predictions were registered by a monitor with this very profile.
-            start: seconds since the epoch.
-            end: seconds since the epoch; now unless given.
+            start: a datetime (naive ones are UTC), ISO 8601 text as ``"2026-11-01"``, or seconds since the epoch.
+            end: likewise; now unless given.
             maturity: how old a prediction must be to count, in seconds or as ``"7d"``.
             unlabelled: what a mature prediction without a label counts as: not at all, or as a negative one (where
                 only positives are ever told, as of clicks and fraud).
@@ -293,12 +310,11 @@ class OutcomeStore:
 
         Raises:
             ConnectionError: the store does not answer.
-            ValueError: the profile has no outputs, or ``unlabelled="negative"`` has no ``maturity``, or is of a model
-                that has no negative label.
+            TypeError: ``profile`` is no profile.
+            ValueError: ``start`` or ``end`` is no time, or ``end`` is earlier; the profile has no outputs;
+                ``unlabelled="negative"`` has no ``maturity``, or is of a model that has no negative label.
         """
-        outputs = profile.outputs
-        if outputs is None:
-            raise ValueError(f"the profile of {profile.model!r} has no outputs: fit it with outputs=")
+        outputs = _outputs_of(profile)
         if unlabelled not in ("missing", "negative"):
             raise ValueError(f'unlabelled must be "missing" or "negative", got {unlabelled!r}')
         if unlabelled == "negative" and (maturity is None or outputs.kind != "score"):
@@ -307,7 +323,10 @@ class OutcomeStore:
 
         now = self._clock()
         stream = stream_of(profile.model, profile.version, profile.id)
-        records = self.records(stream, start, now if end is None else end)
+        first, last = moment("start", start), now if end is None else moment("end", end)
+        if end is not None and last < first:
+            raise ValueError(f"end must not be before start, got start={start!r} and end={end!r}")
+        records = self.records(stream, first, last)
         latest = now - (0.0 if maturity is None else seconds("maturity", maturity))
         return realized(records, outputs, latest=latest, unlabelled=unlabelled, variant=variant)
 
@@ -348,6 +367,23 @@ _stores: weakref.WeakSet[OutcomeStore] = weakref.WeakSet()
 
 def _unpickled(arguments: dict[str, Any]) -> OutcomeStore:
     return OutcomeStore(**arguments)
+
+
+def _outputs_of(profile: Profile) -> Outputs:
+    outputs: Outputs | None
+    try:
+        outputs = profile.outputs
+    except AttributeError:
+        raise TypeError(f"profile must be a Profile, as Profile.load(path) gives one, got {profile!r}") from None
+    if outputs is None:
+        raise ValueError(f"the profile of {profile.model!r} has no outputs: fit it with outputs=")
+    return outputs
+
+
+def _label_check(profile: Profile) -> LabelCheck:
+    from otel_mlobs.stores.figures import LabelCheck
+
+    return LabelCheck(_outputs_of(profile))
 
 
 def _whole(name: str, value: Any) -> int:

@@ -12,6 +12,7 @@ import threading
 import time
 import weakref
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from otel_mlobs.core.records import Joined, Label, Prediction, Record
@@ -36,10 +37,24 @@ _SWEPT_AT_ONCE = 5000
 _RACE_S = 0.2
 _FORKS_WAIT_S = 1.0
 _LIBPQ = ("psycopg2", "psycopg")
+_PACKAGES = {"MySQLdb": "mysqlclient", "cx_Oracle": "cx_oracle"}
+"""Drivers that are called otherwise in PyPI."""
 _WITH_ON_CONFLICT = ("postgresql", "sqlite")
 
 _inherited: list[Any] = []
 """Engines of the parent process, kept in a forked child: letting one go could close the parent's connections."""
+
+
+class MissingDriverError(MissingExtraError):
+    """A database's driver is not installed, and no extra of ours installs it."""
+
+    def __init__(self, database: str, driver: str) -> None:
+        package = _PACKAGES.get(driver, driver)
+        other = ", or name another driver, as mysql+pymysql://" if driver == "MySQLdb" else ""
+        ImportError.__init__(
+            self, f"a store in {database} needs the driver {driver!r}: pip install {package}{other}", name=driver
+        )
+        self.extra = "sql"
 
 
 class Sql:
@@ -103,9 +118,10 @@ class Sql:
                 options["connect_args"] = _KEEPALIVE
             engine = sa.create_engine(self._url, hide_parameters=True, **options)
         except ImportError as error:
-            wanted = error.name or str(error)
-            extra = "postgresql" if self._url.get_backend_name() == "postgresql" else "sql"
-            raise MissingExtraError(f"a store in {self._url.get_backend_name()}", extra, wanted) from error
+            wanted, database = error.name or str(error), self._url.get_backend_name()
+            if database == "postgresql":
+                raise MissingExtraError(f"a store in {database}", "postgresql", wanted) from error
+            raise MissingDriverError(database, wanted) from error
         except sa.exc.ArgumentError:
             raise ValueError(f"SQLAlchemy knows no {self._url.drivername!r}") from None
         if engine.dialect.is_async:
@@ -167,6 +183,9 @@ class Sql:
             raise
 
     def _make_tables(self) -> None:
+        file = sqlite_file(self._url)
+        if file is not None and not file.parent.is_dir():
+            raise FileNotFoundError(f"there is no folder {str(file.parent)!r}")
         try:
             self._tables.create_all(self._engine)
         except self._sa.exc.DBAPIError as error:
@@ -352,6 +371,17 @@ class Sql:
     def close(self) -> None:
         """Close the pool's connections."""
         self._engine.dispose()
+
+
+def sqlite_file(url: Any) -> Path | None:
+    """The file of a SQLite URL, as text or as SQLAlchemy has it; None for others."""
+    from sqlalchemy.engine import make_url
+
+    parsed = make_url(url)
+    path = parsed.database
+    if parsed.get_backend_name() != "sqlite" or not path or path.startswith("file:"):
+        return None
+    return Path(path)
 
 
 def _is_there(module: str) -> bool:

@@ -56,6 +56,13 @@ class Trouble:
             *(self.shown, self.described(error), pending, spill, dropped),
         )
 
+    def say_trying(self, error: Exception, seconds: float) -> None:
+        """Somebody waits for an answer that does not come."""
+        self.down = True
+        self._said_down |= self._log(
+            "the outcome store %s cannot be used (%s): trying for %g s", self.shown, self.described(error), seconds
+        )
+
     def say_up(self) -> None:
         """The server has answered."""
         self.down = False

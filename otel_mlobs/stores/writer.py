@@ -335,7 +335,7 @@ class Writer:
                     self._write_predictions(len(self._predictions))
                 return self._join_each(labels)
             except Exception as error:  # noqa: BLE001 - drivers have no common class
-                self._say_down(error)
+                self._trouble.say_trying(error, timeout)
                 if time.monotonic() + backoff > until:
                     raise self._trouble.unusable(error) from None
                 time.sleep(backoff)

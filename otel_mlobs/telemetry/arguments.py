@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import inspect
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from otel_mlobs import semconv
@@ -70,6 +71,16 @@ def checked_reading(
     if timestamp is None and default is None:
         return None
     return Reading(timestamp, None if objective is None else seconds("objective", objective), default)
+
+
+def check_options(function: str, options: Collection[str], known: frozenset[str], others: str = "") -> None:
+    """Raise TypeError for a name that ``function`` does not take; ``others`` are those that its signature has."""
+    if not known.issuperset(options):
+        taken = [*others.split(), *sorted(known)]
+        wrong = next(name for name in options if name not in known)
+        close = difflib.get_close_matches(wrong, taken, 1, 0.65)
+        meant = f"; did you mean {close[0]!r}?" if close else ""
+        raise TypeError(f"{function} got an unexpected keyword argument {wrong!r}{meant} (it takes {', '.join(taken)})")
 
 
 def checked_label(key: str, value: object) -> str:

@@ -228,13 +228,10 @@ class Counting:
         """How right the model is, as of the last pane that ended; empty before the first."""
         return self._estimates
 
-    def estimates_now(self) -> Mapping[str, Estimate]:
-        """The same as of this moment."""
+    def estimates_now(self, found: Sequence[DriftResult]) -> Mapping[str, Estimate]:
+        """The same as of the moment at which :meth:`now` has ``found`` its records."""
         with self.lock:
-            if self._advancing:
-                return self._estimates
-            self._fold()
-            return self._judge(self._assess(None, self._since.copy()))
+            return self._estimates if self._advancing else self._judge(found)
 
     def label_results(self) -> dict[str, int]:
         """What became of the labels that came, by kind."""

@@ -11,9 +11,9 @@ import threading
 import uuid
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from otel_mlobs.core.performance import Outcome, payloads_of
+from otel_mlobs.core.performance import Outcome, payloads_of, valid_label
 from otel_mlobs.core.records import Label, Prediction, plain, stream_of
-from otel_mlobs.telemetry import guard, instruments, prediction_ids
+from otel_mlobs.telemetry import guard, instruments, prediction_ids, readings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 Unlabelled = Literal["missing", "negative"]
 
 _CLAIMED_AT_ONCE = 1_000
+_LONGEST_VARIANT = 256
 _CURRENCY = re.compile(r"[A-Z]{3}")
 _NO_CURRENCY = "XXX"
 """ISO 4217's own word for it."""
@@ -65,7 +66,9 @@ class Following:
         maturity: float | None,
         unlabelled: Unlabelled,
         clock: Callable[[], float],
+        fold: Callable[[], None],
     ) -> None:
+        """``fold`` counts what is queued where it is much."""
         self._performance = performance
         self._store = store
         self._maturity = maturity
@@ -73,29 +76,43 @@ class Following:
         self._clock = clock
         self._stream = stream_of(profile.model, profile.version, profile.id)
         self._labels = instruments.model_labels(profile.model, profile.version, profile.id)
-        self._sweeping = False
+        self._fold = fold
+        self.start_afresh()
 
     def start_afresh(self) -> None:
         """In a forked child no thread is counting what is mature."""
-        self._sweeping = False
+        self._sweeping = self._finishing = False
+        self._thread: threading.Thread | None = None
 
     def predicted(self, encoded: Encoded, prediction_id: Any, variant: str | None) -> None:
         """Register one prediction or a batch of them, by the caller's ids or ours."""
         now = self._clock()
         due = None if self._maturity is None else now + self._maturity
-        if isinstance(encoded, bytes) and (prediction_id is None or type(prediction_id) is str):
-            self._store.register(
-                Prediction(prediction_id or prediction_ids.new(), self._stream, now, encoded, due, variant)
-            )
+        if variant is not None:
+            variant = readings.encodable(str(variant))[:_LONGEST_VARIANT]
+        if isinstance(encoded, bytes):
+            if prediction_id is None:
+                prediction_id = prediction_ids.new()
+            elif type(prediction_id) is not str or not 0 < len(prediction_id) <= prediction_ids.LONGEST:
+                (prediction_id,) = self._ids(prediction_id, 1)
+            self._store.register(Prediction(prediction_id, self._stream, now, encoded, due, variant))
             return
         payloads = payloads_of(encoded)
-        ids = prediction_ids.of_rows(prediction_id, len(payloads))
+        ids = self._ids(prediction_id, len(payloads))
         self._store.register_many(
             [
                 Prediction(one, self._stream, now, payload, due, variant)
                 for one, payload in zip(ids, payloads, strict=True)
             ]
         )
+
+    def _ids(self, given: Any, rows: int) -> list[str]:
+        """The caller's ids, one a row; ours where they are none, so that the predictions are not lost."""
+        try:
+            return prediction_ids.of_rows(given, rows)
+        except (TypeError, ValueError) as error:
+            guard.report("prediction_id", error)
+            return prediction_ids.of_rows(None, rows)
 
     def submit(
         self, prediction_id: str, value: Any, amount: float | None, currency: str | None, time: float | None
@@ -108,17 +125,20 @@ class Following:
     def joined(self, joined: Joined) -> None:
         """Count what became of a label; called by the store, on whichever thread did the work."""
         try:
-            label, result, prediction = joined
+            label, found, prediction = joined
+            result: str = found
             performance = self._performance
             if prediction is not None and prediction.stream != self._stream:
                 performance.add_result("other_profile")
                 return
+            if result in ("joined", "late") and not valid_label(performance, label.value):
+                result = "invalid"  # joined by a job that does not know the model's classes
             performance.add_result(result)
             if prediction is None or result not in ("joined", "late"):
                 return
             if label.time is not None:
                 instruments.outcome_delay().record(max(0.0, label.time - prediction.time), self._labels)
-            if self._maturity is None and result == "joined":
+            if prediction.due is None and result == "joined":  # else whoever claims it when it is mature counts it
                 self._count(prediction, label)
         except Exception as error:  # noqa: BLE001 - the store's thread has other labels to join
             guard.report("outcomes", error)
@@ -127,6 +147,18 @@ class Following:
         self._performance.add_outcome(
             Outcome(prediction.payload, label.value, label.amount, label.currency, prediction.variant)
         )
+
+    @property
+    def store(self) -> Store:
+        """Where predictions wait."""
+        return self._store
+
+    def stop_claiming(self, timeout: float) -> None:
+        """Claim no more, and wait until what was claimed is counted: nobody else will be given it."""
+        self._finishing = True
+        thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(timeout)
 
     def finish(self, timeout: float) -> None:
         """Let the store write what it was given, and join the labels."""
@@ -137,14 +169,15 @@ class Following:
 
     def count_mature(self, now: float) -> None:
         """Count what is mature at ``now``: here where that is quick, else in a thread of its own."""
-        if self._maturity is None or self._sweeping:
+        if self._maturity is None or self._sweeping or self._finishing:
             return
         self._sweeping = True
         if self._store.kind == "memory":
             self._sweep(now)
             return
         try:
-            threading.Thread(target=self._sweep, args=(now,), name="otel_mlobs-mature", daemon=True).start()
+            self._thread = threading.Thread(target=self._sweep, args=(now,), name="otel_mlobs-mature", daemon=True)
+            self._thread.start()
         except RuntimeError:  # no thread can be started now: the next pane's end tries again
             self._sweeping = False
 
@@ -154,7 +187,8 @@ class Following:
                 records = self._store.claim(self._stream, now, _CLAIMED_AT_ONCE)
                 for record in records:
                     self._count_record(record)
-                if len(records) < _CLAIMED_AT_ONCE:
+                self._fold()
+                if len(records) < _CLAIMED_AT_ONCE or self._finishing:
                     return
         except Exception as error:  # noqa: BLE001 - a store that does not answer is asked again at the next pane's end
             guard.report("outcomes", error)
@@ -163,7 +197,10 @@ class Following:
 
     def _count_record(self, record: Record) -> None:
         label = next((one for one in record.labels if not one.key), None)
-        if label is not None:
+        if label is not None and not valid_label(self._performance, label.value):
+            self._performance.add_result("invalid")
+            self._performance.add_missing()
+        elif label is not None:
             self._count(record.prediction, label)
         elif self._negative:
             prediction = record.prediction
@@ -208,7 +245,10 @@ def checked_amount(value: Any, currency: Any) -> tuple[float | None, str | None]
         return None, None
     if isinstance(value, (str, bytes, bool)):
         raise TypeError(f"value must be a number, got {value!r}")
-    amount = float(value)
+    try:
+        amount = float(value)
+    except OverflowError:
+        amount = math.inf
     if not math.isfinite(amount) or amount < 0:
         raise ValueError(f"value must be finite and not negative, it is counted up; got {value!r}")
     if currency is not None and not (isinstance(currency, str) and _CURRENCY.fullmatch(currency)):

@@ -58,7 +58,7 @@ class LogLines:
         begun = [one for name, one in now.items() if one.alert and name not in was]
         if begun:
             lines = "; ".join(_performance_line(one) for one in begun[:_NAMED])
-            _performance_logger.warning("model %r performs worse: %s", self._full_name, lines)
+            _performance_logger.warning("model %r is out of its thresholds: %s", self._full_name, lines)
         over = [name for name in was if name in now and not now[name].alert]
         if over:
             _performance_logger.warning("model %r: within its thresholds again: %s", self._full_name, _listed(over))

@@ -181,6 +181,7 @@ class Monitor:
                 maturity=maturity,
                 unlabelled=unlabelled,
                 clock=self._clock,
+                fold=self._counting.fold_if_full,
             )
 
     def _make_quiet(self) -> None:
@@ -221,7 +222,8 @@ class Monitor:
                 encoded = tally.add_outputs(outputs)
                 performance = self._performance
                 if encoded is not None and performance is not None:
-                    performance.add_predictions(encoded)
+                    if performance.counts_predictions or self.follows:
+                        performance.add_predictions(encoded)
                     if self._following is not None:
                         self._following.predicted(encoded, prediction_id, variant)
                     if performance.full:
@@ -392,7 +394,7 @@ class Monitor:
             refused=self._tally.refused_rows,
             omitted_series=self._series.omitted,
             limits=self._limits,
-            performance=self._counting.estimates_now(),
+            performance=self._counting.estimates_now(results),
             labels=self._counting.label_results(),
         )
 
@@ -409,6 +411,7 @@ class Monitor:
     def finish(self, timeout: float) -> None:
         """Wait up to ``timeout`` seconds until the store has written what it was given and has joined its labels."""
         if self._following is not None:
+            self._following.stop_claiming(timeout)
             self._following.finish(timeout)
 
     def start_afresh(self) -> None:
@@ -451,9 +454,13 @@ def _unpickled(profile: Profile, settings: dict[str, Any]) -> Monitor:
 
 
 def _finish_all(timeout: float) -> None:
-    """Let the labels that monitors were told be joined, so that they are in what is sent last."""
-    for monitor in list(_monitors):
-        monitor.finish(timeout)
+    """Let the labels that monitors were told be joined, so that they are in what is sent last: one deadline for all."""
+    end = time.monotonic() + timeout
+    following = [one._following for one in list(_monitors) if one._following is not None]
+    for one in following:
+        one.stop_claiming(max(0.0, end - time.monotonic()))
+    for one in {id(one.store): one for one in following}.values():
+        one.finish(max(0.0, end - time.monotonic()))
 
 
 def _after_fork_in_child() -> None:

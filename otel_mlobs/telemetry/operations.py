@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 from otel_mlobs import semconv
 from otel_mlobs.telemetry import instruments
 from otel_mlobs.telemetry.arguments import (
+    check_options,
     checked_attributes,
     checked_callable,
     checked_count,
@@ -44,6 +45,9 @@ __all__ = [
     "prediction",
     "ranking",
 ]
+
+_COMMON = frozenset(("model", "version", "inputs", "outputs", "attributes", "expected", "exception_messages"))
+_FOLLOWED = _COMMON | {"variant", "monitor"}
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -121,19 +125,21 @@ class OperationSpec:
                 "inputs= and outputs= name parts of a decorated function's call; inside `with ... as op` "
                 "say op.record(inputs=..., outputs=...)"
             )
-        if not instruments.live():
+        monitor = self._monitor
+        # Who waits for labels needs the prediction's id, whoever listens: so it is where the operation is a decorator.
+        if not (instruments.live() or (monitor is not None and monitor.follows)):
             self._running.append(IDLE)  # so that its exit is not taken for another thread's
-            return IDLE if self._monitor is None else idle_of(self._definition(None))
+            return IDLE if monitor is None else idle_of(self._definition(None))
         definition = self._definition(None)
-        if self._monitor is None:
+        if monitor is None:
             started = start(definition, definition.span_attributes)
         else:
             attributes = definition.span_attributes.copy()
-            self._monitor.add_drift(attributes)
+            monitor.add_drift(attributes)
             started = start(definition, attributes)
         if started is None:
             self._running.append(IDLE)
-            return IDLE if self._monitor is None else idle_of(definition)
+            return IDLE if monitor is None else idle_of(definition)
         self._running.append(started)
         return started
 
@@ -243,6 +249,7 @@ def feature_lookup(
         TypeError: an argument is of the wrong type.
         ValueError: ``timestamp``, ``objective`` or ``default`` without ``view``, or an objective that is no duration.
     """
+    check_options("feature_lookup", options, _COMMON, "store view features timestamp objective default")
     requested = checked_count("features", features)
     reading = checked_reading(view, timestamp, objective, default)
     labels = {
@@ -287,6 +294,7 @@ def candidate_generation(
     The result gives the count; scores are summarised where they come as floats, ``(item, score)`` pairs, mappings
     with a ``"score"``, a mapping from item to score, or a frame with a column ``score``.
     """
+    check_options("candidate_generation", options, _COMMON, "source k")
     requested = checked_count("k", k)
     model = options.pop("model", None)
     labels = {
@@ -330,6 +338,7 @@ def ranking(function: F | None = None, /, **options: Any) -> Any:
         TypeError: ``monitor`` is no RankingMonitor.
         ValueError: ``model`` or ``version`` contradict the monitor's.
     """
+    check_options("ranking", options, _FOLLOWED)
     monitor = options.get("monitor")
     if monitor is not None:
         from otel_mlobs.telemetry.slates import RankingMonitor
@@ -382,6 +391,7 @@ def prediction(function: F | None = None, /, **options: Any) -> Any:
         ValueError: ``inputs`` names no parameter of the function, or is left out where a monitor has several to choose
             from; ``model`` or ``version`` contradict the monitor's profile. Raised at decoration.
     """
+    check_options("prediction", options, _FOLLOWED)
     monitor = options.get("monitor")
     if monitor is not None:
         from otel_mlobs.telemetry.monitor import Monitor

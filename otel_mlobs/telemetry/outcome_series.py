@@ -99,7 +99,7 @@ class OutcomeSeries:
     def start_afresh(self) -> None:
         """Forget what ended monitors counted: in a forked child it is the parent's to send."""
         self._lock = threading.RLock()
-        _, live = self._state
+        live = tuple(one for one in self._state[1] if not one.retired)
         self._state = (self._performance.blank(), live)
         self._announced = set()
         self.zeroed, self.started = set(), set()

@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-_LONGEST = 256
+LONGEST = 256
 
 _prefix = os.urandom(8).hex()
 _numbers = itertools.count(1)
@@ -27,9 +27,9 @@ def checked(value: object) -> str:
     """
     if value is None or isinstance(value, (float, bytes, bytearray, list, tuple, dict, set, frozenset)):
         raise TypeError(f"a prediction's id must be text, a whole number or a UUID, got {value!r}")
-    text = str(value)
-    if not text or len(text) > _LONGEST:
-        raise ValueError(f"a prediction's id must have 1 to {_LONGEST} characters, got {len(text)}")
+    text = str(value.item() if getattr(value, "shape", None) == () and hasattr(value, "item") else value)
+    if not text or len(text) > LONGEST:
+        raise ValueError(f"a prediction's id must have 1 to {LONGEST} characters, got {len(text)}")
     return text
 
 
@@ -41,11 +41,22 @@ def of_rows(given: Any, rows: int) -> list[str]:
     """
     if given is None:
         given = new()
-    if (isinstance(given, Sequence) and not isinstance(given, (str, bytes))) or hasattr(given, "tolist"):
-        listed = given.tolist() if hasattr(given, "tolist") else given
+    if not isinstance(given, (str, bytes)) and getattr(given, "shape", None) == ():
+        given = given.item()  # a NumPy scalar
+    listed: Any = None
+    if not isinstance(given, (str, bytes)):
+        for method in ("tolist", "to_list", "to_pylist"):
+            if hasattr(given, method):
+                listed = getattr(given, method)()
+                break
+        else:
+            listed = given if isinstance(given, Sequence) else None
+    if listed is not None:
         if not isinstance(listed, Sequence) or len(listed) != rows:
-            raise ValueError(f"prediction ids must be one per row, {rows}, got {len(given)}")
+            raise ValueError(f"prediction ids must be one per row, {rows}, got {len(listed)}")
         return [checked(one) for one in listed]
+    if hasattr(given, "__iter__") and not isinstance(given, str):
+        raise TypeError(f"prediction ids of a batch must be a list, got a {type(given).__name__}")
     first = checked(given)
     return [first] if rows == 1 else [f"{first}.{index}" for index in range(rows)]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import deque
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from otel_mlobs import semconv
 from otel_mlobs.core.rankings import Catalogue, SlateSums
-from otel_mlobs.telemetry import collected
+from otel_mlobs.telemetry import collected, instruments
 from otel_mlobs.telemetry.readings import encodable
 
 if TYPE_CHECKING:
@@ -19,7 +20,10 @@ if TYPE_CHECKING:
 
     Labels = dict[str, str]
 
+_logger = logging.getLogger("otel_mlobs")
+
 _QUEUED = 256
+_MOST_SAID = 20
 _MOST_CURRENCIES = 32
 NO_CURRENCY = "XXX"
 """ISO 4217's own word for it; what comes in more than 32 currencies is added up under it, too."""
@@ -32,6 +36,7 @@ class Book:
         self._labels = labels
         self.settings = settings
         self.clock: Callable[[], float] = time.time
+        self._said: set[str] = set()
         self.zeroed: set[str] = set()
         self.started: set[str] = set()
         self.start_afresh()
@@ -68,6 +73,18 @@ class Book:
                 self._fold()
             finally:
                 self._lock.release()
+
+    def refuse(self, why: str) -> None:
+        """Count a list or an item without ids, and say why, once in the life of this process."""
+        self.add_result("refused")
+        instruments.internal_errors().add(1, {semconv.INTERNAL_COMPONENT: "ranking"})
+        if why not in self._said and len(self._said) < _MOST_SAID:
+            self._said.add(why)
+            _logger.warning(
+                'ranking of model %r: %s (said once; counted as "refused" in status().results)',
+                self._labels[semconv.MODEL_NAME],
+                why,
+            )
 
     def _fold(self) -> None:
         if self._folding:  # a signal handler or finaliser of the thread that folds

@@ -145,7 +145,7 @@ class Operation:
         monitor = definition.monitor
         if monitor is not None and self._context is not _EMPTY:  # counts are kept of what is not sampled, too
             if monitor.follows and outputs is not None:
-                if prediction_id is None:
+                if prediction_id is None and not is_empty(outputs):
                     prediction_id = self.prediction_id
                 monitor.observe(inputs, outputs, prediction_id=prediction_id, variant=definition.variant)
             else:
@@ -174,6 +174,14 @@ class Operation:
 
 def _batch_size_from_outputs(outputs: object, attributes: Attributes) -> None:
     attributes[semconv.BATCH_SIZE] = readings.count(outputs) or 1
+
+
+def is_empty(outputs: object) -> bool:
+    """Whether ``outputs`` are a batch without a row or a list without an item, of which no label will come."""
+    try:
+        return hasattr(outputs, "__len__") and not isinstance(outputs, str) and len(outputs) == 0
+    except Exception:  # noqa: BLE001 - an array of no dimension has a length that raises
+        return False
 
 
 def idle_of(definition: Definition) -> Operation:

@@ -103,6 +103,7 @@ class ModelSeries:
         """Forget what ended monitors counted: in a forked child it is the parent's to send."""
         self._lock = threading.RLock()
         ended, live = self._state
+        live = tuple(one for one in live if not one.retired)  # nobody else begins those afresh
         self._state = ((ended[0] * 0, ended[1] * 0), live)
         self.zeroed, self.started = set(), set()
 

@@ -8,7 +8,6 @@ import time
 import uuid
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from otel_mlobs.core.rankings import ANY
@@ -16,15 +15,15 @@ from otel_mlobs.core.records import Label, Prediction, stream_of
 from otel_mlobs.settings.checks import number
 from otel_mlobs.settings.times import seconds
 from otel_mlobs.telemetry import collected, guard, prediction_ids, ranking_series
-from otel_mlobs.telemetry.following import checked_amount
+from otel_mlobs.telemetry.following import check_ttl, checked_amount
 from otel_mlobs.telemetry.keeper import keeper
 from otel_mlobs.telemetry.observers import Definitions
 from otel_mlobs.telemetry.ranking_series import NO_CURRENCY
+from otel_mlobs.telemetry.ranking_status import RankingStatus
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span
 
-    from otel_mlobs.core.rankings import CatalogueFigures, EventFigures
     from otel_mlobs.core.records import Joined, Record
     from otel_mlobs.telemetry.following import Store
     from otel_mlobs.telemetry.kinds import Attributes, Definition
@@ -39,36 +38,8 @@ _SEPARATOR = "\x1f"
 _CLAIMED_AT_ONCE = 1_000
 _IDLE_S = 60.0
 _ID_KEYS = ("id", "item", "item_id")
+_COLLECTIONS = (list, tuple, set, frozenset, Mapping)
 _PLAIN = (str, int, float, bool)
-
-
-@dataclass(frozen=True)
-class RankingStatus:
-    """What a ranking monitor knows at one moment; figures are of this process's window.
-
-    Attributes:
-        model: the model.
-        version: its version.
-        k: how many places have figures of their own.
-        slates: the mature lists in the window.
-        events: kind of event → :class:`~otel_mlobs.core.rankings.EventFigures`; ``"any"`` for all together, each with
-            its gain.
-        catalogue: how widely the lists shown were spread, mature or not
-            (:class:`~otel_mlobs.core.rankings.CatalogueFigures`).
-        results: what became of the events that this process was told, by kind: ``joined``, ``duplicate``,
-            ``late`` (its list was counted before, so it is in no figure), ``unknown`` (no such list), ``misplaced``
-            (the list did not hold the item).
-        window: in seconds.
-    """
-
-    model: str
-    version: str | None
-    k: int
-    slates: int
-    events: Mapping[str, EventFigures]
-    catalogue: CatalogueFigures
-    results: Mapping[str, int] = field(repr=False)
-    window: float
 
 
 class RankingMonitor:
@@ -135,6 +106,7 @@ class RankingMonitor:
         }
         self._store = outcomes
         self._maturity = seconds("maturity", maturity)
+        check_ttl(outcomes, self._maturity)
         self._clock = time.time if clock is None else clock
         self._inline = clock is not None
         self._stream = stream_of(model, self.version, _PROFILE)
@@ -161,6 +133,8 @@ class RankingMonitor:
 
         Items are ids (text or numbers), or what holds one: pairs of item and score, mappings with ``id``, ``item`` or
         ``item_id``, objects with an ``id``. Of longer lists the first 1,000 count. The id is the caller's or made.
+
+        What is no such list is not registered: it is counted as ``refused``, and said once in the log.
         """
         try:
             chosen = prediction_ids.new() if prediction_id is None else prediction_ids.checked(prediction_id)
@@ -177,6 +151,8 @@ class RankingMonitor:
                 self._store.register(Prediction(chosen, self._stream, now, payload, now + self._maturity))
                 self._book.show(now, names)
             self._look(now)
+        except _UnreadableError as error:
+            self._book.refuse(f"a list was not registered: {error}")
         except Exception as error:  # noqa: BLE001 - the caller's request goes on
             guard.report("ranking", error)
         return chosen
@@ -216,6 +192,7 @@ class RankingMonitor:
         """Say that something was done with an item of a list, or with several of them.
 
         However often it is said, a kind of event counts once for an item. ``value`` is the worth of each item's event.
+        An item without an id is counted as ``refused``, and said once in the log.
 
         Raises:
             TypeError: an argument is of the wrong type.
@@ -231,7 +208,11 @@ class RankingMonitor:
                 return
             now = self._clock()
             for item in _several(items):
-                key = f"{event}:{_name_of(item)}"
+                try:
+                    key = f"{event}:{_name_of(item)}"
+                except _UnreadableError as error:
+                    self._book.refuse(f"an event was not counted: {error}")
+                    continue
                 label = Label(chosen, key, event, now if when is None else when, amount, unit, uuid.uuid4().hex)
                 self._store.submit(label, self._joined)
             self._look(now)
@@ -353,13 +334,24 @@ def _checked_gains(gains: Any, events: Sequence[str]) -> dict[str, float]:
     return {event: number(f"gains[{event!r}]", gains[event], at_least=0.0) for event in events}
 
 
+class _UnreadableError(TypeError):
+    """A list or an item in which no ids are found."""
+
+
+def _article(value: Any) -> str:
+    """What ``value`` is, without what it holds."""
+    if isinstance(value, Mapping):
+        return f"a {type(value).__name__} without them"
+    return "None" if value is None else f"a {type(value).__name__}"
+
+
 def _listed(items: Any) -> Sequence[Any]:
     """The first items of a list, array, series or iterable that is not used up by it."""
     unordered = isinstance(items, (str, bytes, Mapping, set, frozenset)) or hasattr(items, "columns")
     if unordered or not isinstance(items, (Sequence, Iterable)):
-        raise TypeError(f"a ranked list must be a list of items, got a {type(items).__name__}")
+        raise _UnreadableError(f"what is shown must be a list of items, the best first, got {_article(items)}")
     if hasattr(items, "__next__"):
-        raise TypeError("a ranked list must not be an iterator: to read it would use it up")
+        raise _UnreadableError("what is shown must be a list of items, not an iterator: to read it would use it up")
     first = items[:_MOST_PLACES] if hasattr(items, "__getitem__") else list(items)[:_MOST_PLACES]
     return first.tolist() if hasattr(first, "tolist") else list(first)
 
@@ -375,6 +367,7 @@ def _several(items: Any) -> Sequence[Any]:
 
 def _name_of(item: Any) -> str:
     """An item's id as text."""
+    given = item
     if type(item) is str:
         return _tidy(item)
     if isinstance(item, Mapping):
@@ -383,9 +376,18 @@ def _name_of(item: Any) -> str:
         item = item[0]
     elif not isinstance(item, _PLAIN) and hasattr(item, "id"):
         item = item.id
-    if item is None or isinstance(item, (list, tuple, Mapping)):
-        raise TypeError("an item must be an id, or hold one as `id`")
+    if item is None or isinstance(item, _COLLECTIONS) or _has_no_text(item):
+        raise _UnreadableError(
+            "an item must be an id, a pair that begins with one, a mapping with one as 'id', 'item' or 'item_id', "
+            f"or an object with an .id, got {_article(given)}"
+        )
     return _tidy(str(item))
+
+
+def _has_no_text(item: Any) -> bool:
+    """Whether its text would be an address in memory, which no event will name again."""
+    kind: Any = type(item)
+    return kind.__str__ is object.__str__ and kind.__repr__ is object.__repr__
 
 
 def _tidy(name: str) -> str:

@@ -84,7 +84,7 @@ class MonitorStatus:
     refused: int
     omitted_series: int
     limits: Limits = field(repr=False)
-    performance: Mapping[str, Estimate] = field(default_factory=dict, repr=False)
+    performance: Mapping[str, Estimate] = field(default_factory=dict, repr=False, compare=False)
     labels: Mapping[str, int] = field(default_factory=dict, repr=False)
 
     def __str__(self) -> str:

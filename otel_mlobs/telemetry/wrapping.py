@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from otel_mlobs import semconv
 from otel_mlobs.telemetry import guard, instruments, readings
 from otel_mlobs.telemetry.kinds import COUNT_OF_YIELDED
-from otel_mlobs.telemetry.running import Operation, current_operation, finish, resume, start, suspend
+from otel_mlobs.telemetry.running import Operation, current_operation, finish, is_empty, resume, start, suspend
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Generator
@@ -113,7 +113,7 @@ def _outputs_observer(definition: Definition, monitor: Observer, pick: OutputPic
             outputs = result if pick is None else pick(result)
             if monitor.follows:
                 operation = current_operation()
-                own = operation.prediction_id if operation._definition is definition else None
+                own = operation.prediction_id if operation._definition is definition and not is_empty(outputs) else None
                 monitor.observe(None, outputs, prediction_id=own, variant=definition.variant)
             else:
                 monitor.observe(None, outputs)

@@ -101,8 +101,8 @@ def run(
     say(f"then {drifting} from a client that has begun to give ages in months …")
     say(f"(For the monitor {SECONDS_PER_REQUEST:g} s pass with each request, so that hours of traffic are played.)")
     with _quiet(), _serving(app) as port:
-        statuses, correct = _play(port, later, requests, clock)
-        _play(port, later, drifting, clock, statuses, months=True)
+        statuses, correct = _play(port, later, requests, clock, monitor)
+        _play(port, later, drifting, clock, monitor, statuses, months=True)
     delivered = mlobs.force_flush() if endpoint else None
     shown = _worth_showing(spans.get_finished_spans())
     links = [_link(trace_spans, endpoint, backend, ui) for trace_spans in shown]
@@ -172,6 +172,7 @@ def _play(
     rows: Any,
     requests: int,
     clock: _Clock,
+    monitor: mlobs.Monitor,
     statuses: dict[int, int] | None = None,
     *,
     months: bool = False,
@@ -199,6 +200,7 @@ def _play(
             if answer:
                 answered += 1
                 right += (answer["probability"] >= 0.5) == bool(rows.labels[row])
+                monitor.outcome(int(rows.labels[row]), score=answer["probability"])
             if number == requests // 2 and not months:
                 send({"customer_id": int(rows.ids[row]), "features": {"AGEP": None}})
     return statuses, right / answered if answered else 0.0

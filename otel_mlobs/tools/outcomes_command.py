@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
-import datetime as dt
 import json
 import math
 import os
 import sys
 import time
+from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from otel_mlobs.tools.terminal import progress
+from otel_mlobs.errors import MissingExtraError
+from otel_mlobs.tools.terminal import printable, progress
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterator, Mapping
 
-    from otel_mlobs.core.outcomes import Figure
     from otel_mlobs.core.profile import Profile
+    from otel_mlobs.stores.batches import JoinReport
+    from otel_mlobs.stores.figures import RealizedPerformance
     from otel_mlobs.stores.outcome_store import OutcomeStore
 
-_ROWS_AT_ONCE = 20_000
 _URL = "MLOBS_STORE_URL"
 
 
@@ -35,18 +36,24 @@ def add(commands: Any) -> None:
         f"comes from MLOBS_STORE_PASSWORD, or with the whole URL from {_URL}, never from the command line, where "
         "others could read it.",
     )
-    outcomes.add_argument("file", metavar="FILE", nargs="?", help="labels, as Parquet or CSV")
+    outcomes.add_argument(
+        "file", metavar="FILE", nargs="?", help="labels, as Parquet or CSV; needs 'otel-mlobs[profile]'"
+    )
     outcomes.add_argument("--store", metavar="URL", help=f"as redis://host:6379/0 (default: {_URL})")
     outcomes.add_argument("--namespace", default="mlobs", metavar="NAME", help="of the store (default: mlobs)")
     for name, default, told in (
         ("id", "prediction_id", "the column with the predictions' ids (default: prediction_id)"),
         ("label", "label", "the column with the labels (default: label)"),
-        ("value", None, "the column with what was at stake"),
-        ("currency", None, "the column with its currency"),
-        ("time", None, "the column with when the label came; now unless given"),
+        ("value", None, "the column with what was at stake, from 0"),
+        ("currency", None, "the column with its currency, as EUR"),
+        ("time", None, "the column with when the label came, as 2026-11-01T12:00Z; now unless given"),
     ):
         outcomes.add_argument(f"--{name}", default=default, metavar="COLUMN", help=told)
-    outcomes.add_argument("--profile", metavar="PROFILE", help="say how right this profile's predictions were")
+    outcomes.add_argument(
+        "--profile",
+        metavar="PROFILE",
+        help="of the model: labels that it cannot have are not stored; say how right its predictions were",
+    )
     outcomes.add_argument("--since", metavar="TIME", help="… made from then on, as 2026-11-01 (default: all)")
     outcomes.add_argument("--until", metavar="TIME", help="… and before then (default: now)")
     outcomes.add_argument("--maturity", metavar="TIME", help="… that are as old as this, as 7d")
@@ -64,6 +71,7 @@ def add(commands: Any) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     from otel_mlobs.core.profile import Profile
+    from otel_mlobs.stores.moments import moment
     from otel_mlobs.stores.outcome_store import OutcomeStore
 
     if options.file is None and options.profile is None:
@@ -73,20 +81,73 @@ def _run(options: argparse.Namespace) -> int:
     profile = None if options.profile is None else Profile.load(options.profile)
     if profile is not None and profile.outputs is None:
         raise ValueError(f"{options.profile} has no outputs: fit it with --outputs")
-    start, end = _moment("--since", options.since, 0.0), _moment("--until", options.until, time.time())
-    store = OutcomeStore(_url(options.store), namespace=options.namespace)
-    if store.kind == "memory":
-        raise ValueError("a store in memory is empty here: name the one that the predictions were registered with")
-    said: dict[str, Any] = {}
+    start = 0.0 if options.since is None else moment("--since", options.since)
+    end = time.time() if options.until is None else moment("--until", options.until)
+    if end < start:
+        raise ValueError(f"--until must not be before --since, got {options.since} and {options.until or 'now'}")
+    url = _url(options.store)
+    store = OutcomeStore(url, namespace=options.namespace)
+    said: dict[str, JoinReport | RealizedPerformance] = {}
+    empty = None
     try:
+        _check_place(store, url)
         if options.file is not None:
-            said["labels"] = _join(options, store, profile)
+            report = said["labels"] = _join(options, store, profile)
+            empty = _nothing_joined(report, store, options)
         if profile is not None:
-            said["performance"] = _figures(options, store, profile, start, end)
+            found = said["performance"] = store.performance(
+                profile, start=start, end=end, maturity=options.maturity, unlabelled=options.unlabelled
+            )
+            if not found.predictions:
+                empty = empty or _nothing_registered(profile, store, options)
     finally:
         store.close()
-    print(json.dumps(_finite(said), indent=1) if options.json else "\n".join(_lines(said, options)))
-    return 0
+    if options.json:
+        print(json.dumps({name: _finite(dataclasses.asdict(one)) for name, one in said.items()}, indent=1))
+    else:
+        print(printable("\n".join(map(str, said.values()))))
+    if empty is None:
+        return 0
+    print(f"otel-mlobs outcomes: {empty}", file=sys.stderr)
+    return 1
+
+
+def _check_place(store: OutcomeStore, url: str) -> None:
+    """Refuse a store that is empty from the start: in memory, or a file that would be made."""
+    if store.kind == "memory":
+        raise ValueError("a store in memory is empty here: name the one that the predictions were registered with")
+    if store.kind == "sql":
+        from otel_mlobs.stores.sql import sqlite_file
+
+        file = sqlite_file(url)
+        if file is not None and not file.is_file():
+            raise FileNotFoundError(2, "No such database, and a new one would hold no predictions", str(file))
+
+
+def _nothing_joined(report: JoinReport, store: OutcomeStore, options: argparse.Namespace) -> str | None:
+    """What to check where no label of a file has found its prediction."""
+    if report.joined or report.duplicate or report.conflict or report.late:
+        return None
+    if report.unknown:
+        return (
+            f"no label has found its prediction: check that {store!r} with --namespace {options.namespace} is the "
+            f"store that the predictions were registered with, and that --id {options.id} holds their ids"
+        )
+    return f"no label could be joined: {report.reason}" if report.invalid else None
+
+
+def _nothing_registered(profile: Profile, store: OutcomeStore, options: argparse.Namespace) -> str | None:
+    """What to check where the store has never seen a prediction of the profile."""
+    from otel_mlobs.core.records import parts_of, stream_of
+
+    streams = store.streams()
+    if stream_of(profile.model, profile.version, profile.id) in streams:
+        return None
+    there = ", ".join(f"{model} {version} ({id_})".replace("  ", " ") for model, version, id_ in map(parts_of, streams))
+    return (
+        f"no prediction of {profile.model} {profile.version or ''} with this very profile ({profile.id}) is in "
+        f"{store!r} under --namespace {options.namespace}; it has {there or 'none at all'}"
+    ).replace("  ", " ")
 
 
 def _url(given: str | None) -> str:
@@ -104,41 +165,43 @@ def _url(given: str | None) -> str:
     return given
 
 
-def _moment(name: str, given: str | None, default: float) -> float:
-    """A time as seconds since the epoch; without a zone it is UTC."""
-    if given is None:
-        return default
-    try:
-        found = dt.datetime.fromisoformat(given.replace("Z", "+00:00"))
-    except ValueError:
-        raise ValueError(f"{name} must be a date or time as 2026-11-01 or 2026-11-01T12:00, got {given!r}") from None
-    return (found if found.tzinfo else found.replace(tzinfo=dt.timezone.utc)).timestamp()
-
-
-def _join(options: argparse.Namespace, store: OutcomeStore, profile: Profile | None) -> dict[str, int]:
+def _join(options: argparse.Namespace, store: OutcomeStore, profile: Profile | None) -> JoinReport:
     """Join the file's labels; with an endpoint, count them for it."""
+    from otel_mlobs.stores.batches import JoinReport
     from otel_mlobs.tools import profiles
 
-    counts: dict[str, int] = {}
+    path = Path(options.file)
+    if path.is_file() and path.stat().st_size == 0 and path.suffix not in (".parquet", ".pq"):
+        return JoinReport()  # a day without labels, written without even a header
     columns = {name: getattr(options, name) for name in ("id", "label", "value", "currency", "time")}
-    with profiles.open_file(options.file) as table, _counted(options, store, profile) as told:
+    with ExitStack() as stack:
+        try:
+            table = stack.enter_context(profiles.open_file(options.file))
+        except MissingExtraError as error:
+            raise MissingExtraError(f"reading {options.file}", error.extra, error.name or "") from error
+        told = stack.enter_context(_counted(options, store, profile))
         missing = [f"--{name} {column}" for name, column in columns.items() if column and column not in table.columns]
         if missing:
             raise ValueError(
                 f"{options.file} has no column for {', '.join(missing)}; it has {', '.join(table.columns)}"
             )
         # Whole: a handful of columns; ibis 12 cannot ask DuckDB 2 for batches
-        labels, done = table.select(*dict.fromkeys(column for column in columns.values() if column)).to_pyarrow(), 0
-        for batch in labels.to_batches(max_chunksize=_ROWS_AT_ONCE):
-            report = store.join(batch.to_pydict(), **columns, told=told)
-            for kind, count in dataclasses.asdict(report).items():
-                counts[kind] = counts.get(kind, 0) + count
-            done += batch.num_rows
-            if sys.stderr.isatty():
-                progress(done, labels.num_rows)
-    if sys.stderr.isatty():
+        labels = table.select(*dict.fromkeys(column for column in columns.values() if column)).to_pyarrow()
+        shows = sys.stderr.isatty()
+        report = store.join(
+            {name: labels.column(name) for name in labels.column_names},
+            **columns,
+            profile=profile,
+            progress=_show_progress if shows else None,
+            told=told,
+        )
+    if shows:
         print(file=sys.stderr)
-    return counts
+    return report
+
+
+def _show_progress(done: int, size: int | None) -> None:
+    progress(done, size or 0)
 
 
 class _counted:  # noqa: N801 - used as a context manager, as contextlib's are
@@ -171,40 +234,6 @@ class _counted:  # noqa: N801 - used as a context manager, as contextlib's are
                 f"the labels are joined, but {self._endpoint} did not take the counts: "
                 "they are in the store, see --profile"
             )
-
-
-def _figures(
-    options: argparse.Namespace, store: OutcomeStore, profile: Profile, start: float, end: float
-) -> dict[str, Any]:
-    found = store.performance(profile, start=start, end=end, maturity=options.maturity, unlabelled=options.unlabelled)
-    return dataclasses.asdict(found)
-
-
-def _lines(said: Mapping[str, Any], options: argparse.Namespace) -> Iterator[str]:
-    """What a person reads."""
-    labels = said.get("labels")
-    if labels is not None:
-        yield f"{labels['rows']:,} labels: " + ", ".join(
-            f"{count:,} {kind}" for kind, count in labels.items() if kind != "rows" and (count or kind == "joined")
-        )
-    found = said.get("performance")
-    if found is None:
-        return
-    yield (
-        f"by prediction time: {found['predictions']:,} predictions, {found['labelled']:,} of them with a label "
-        f"(coverage {found['coverage']:.1%})"
-        + (f", those without count as {options.unlabelled}" if options.maturity else "")
-    )
-    for name, figure in found["figures"].items():
-        yield f"  {name:17} {_shown(figure)}"
-    for (cell, currency), amount in sorted(found.get("value", {}).items()):
-        yield f"  value {cell} {amount:,.2f} {currency}"
-
-
-def _shown(figure: Figure) -> str:
-    value, lower, upper = figure
-    interval = "" if math.isnan(lower) else f"  ({lower:.4f} to {upper:.4f})"
-    return "-" if math.isnan(value) else f"{value:.4f}{interval}"
 
 
 def _finite(value: Any) -> Any:
