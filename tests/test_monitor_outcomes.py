@@ -715,3 +715,59 @@ def test_claimed_predictions_are_counted_before_a_monitor_ends(clock: Clock, mlo
     assert slow.claiming.wait(10)
     monitor.close()
     assert sum(points(mlobs_telemetry, monitor, "mlobs.outcomes").values()) == 10
+
+
+def test_an_estimate_that_is_not_reliable_alerts_nobody(clock: Clock) -> None:
+    """The same scores, far better than the reference's: an alert where they are believed, none where they are not."""
+    sure = np.where(np.random.default_rng(5).random(1_000) < 0.5, 0.99, 0.01)
+    for shift, reliable in ((0.0, True), (50.0, False)):
+        monitor = followed(clock)
+        x, _, _ = rows(1_000, seed=7)
+        monitor.observe(x + shift, sure)
+        one = monitor.status().performance["accuracy"]
+        assert one.estimated > one.threshold_upper
+        assert one.reliable is reliable
+        assert one.alert is reliable
+        assert not one.measured_alert
+
+
+def test_categories_that_the_reference_never_had_make_the_estimate_unreliable(clock: Clock) -> None:
+    """A plan that is new to the model is beyond what it was calibrated on."""
+    rng = np.random.default_rng(6)
+    scores = rng.random(2_000)
+    plans = rng.choice(["basic", "plus"], 2_000)
+    fitted = Profile.fit(
+        {"plan": plans}, outputs=scores, labels=(rng.random(2_000) < scores).astype(int), model="plans"
+    )
+    monitor = Monitor(fitted, clock=clock)
+    monitor.observe({"plan": np.where(np.arange(2_000) % 10 == 0, "trial", plans)}, scores)
+    assert not monitor.status().performance["accuracy"].reliable
+    monitor.close()
+
+
+def test_a_backlog_that_matures_at_once_is_counted_whole(clock: Clock, mlobs_telemetry: Telemetry) -> None:
+    """More than are claimed at a time."""
+    monitor = followed(clock, maturity=60.0, unlabelled="negative")
+    x, scores, _ = rows(2_500)
+    monitor.observe(x, scores)
+    clock.now += 75.0
+    monitor.observe(x[0], scores[0])
+    assert sum(points(mlobs_telemetry, monitor, "mlobs.outcomes").values()) == 2_500
+    assert points(mlobs_telemetry, monitor, "mlobs.outcome.mature")[("false",)] == 2_500
+
+
+def test_variants_and_currencies_are_bounded(clock: Clock, mlobs_telemetry: Telemetry) -> None:
+    """What comes after the first twenty is counted as other."""
+    monitor = followed(clock)
+    for number in range(60):
+        name = f"{chr(65 + number % 26)}{chr(65 + number // 26)}A"
+        monitor.observe([0.1], 0.9, prediction_id=name, variant=name)
+        monitor.outcome(1, prediction_id=name, value=1.0, currency=name)
+        monitor.status()
+    found = points(mlobs_telemetry, monitor, "mlobs.outcomes")
+    assert found[("other", "tp")] == 40
+    assert len({labels[0] for labels in found if len(labels) == 2}) == 21
+    value = points(mlobs_telemetry, monitor, "mlobs.outcome.value")
+    assert value[("other", "tp")] == 40.0
+    assert sum(value.values()) == 60.0
+    assert len(value) == 21

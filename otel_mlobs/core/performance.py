@@ -231,7 +231,7 @@ class Performance:
 
     def _add_cells(self, variant: str | None, counts: NDArray[np.int64]) -> None:
         known = self.book.cells
-        if variant not in known and variant is not None and len(known) > _MOST_NAMES:
+        if variant not in known and variant is not None and len(known) - (None in known) >= _MOST_NAMES:
             variant = OTHER_NAME
         known[variant] = known[variant] + counts if variant in known else counts
 
