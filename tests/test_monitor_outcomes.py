@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 import pickle
@@ -167,6 +168,19 @@ def test_labels_that_contradict_the_calibration_make_the_estimate_unreliable(
     assert points(mlobs_telemetry, monitor, "mlobs.performance.estimate") == {}
     assert ("value", "accuracy") in points(mlobs_telemetry, monitor, "mlobs.performance.realized")
     assert any("out of its thresholds" in record.message and "accuracy" in record.message for record in caplog.records)
+
+
+def test_a_figure_at_the_edge_of_its_thresholds_is_said_once(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+    """It is back when it has been back for ten looks, and not at each."""
+    monitor = followed(clock)
+    lines = monitor._log
+    out = monitor.status().performance["accuracy"]
+    for alert in (True, False, True, False, True, *[False] * 10, False):
+        lines.performance({"accuracy": dataclasses.replace(out, alert=alert)})
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == 2
+    assert "is out of its thresholds" in said[0]
+    assert "within its thresholds again: 'accuracy'" in said[1]
 
 
 def test_inputs_that_the_reference_never_had_make_the_estimate_unreliable(clock: Clock) -> None:

@@ -119,7 +119,8 @@ def roc_auc(positives: ArrayLike, negatives: ArrayLike) -> Figure:
     """The area under the ROC curve from counts by score bin, ascending; rows of one bin are tied and count half.
 
     NaN without positives or without negatives. The interval is DeLong's, normal on the logit scale; it needs two of
-    each, and with fewer than 20 of one it is too narrow (seven positives: 88% where 95% is meant). An area of 0 or 1 has Wilson's for as many pairs as do not share a row: min(positives, negatives).
+    each, and with fewer than 20 of one it is too narrow (seven positives: 88% where 95% is meant). An area of 0 or 1
+    has Wilson's for as many pairs as do not share a row: min(positives, negatives).
 
     Source: DeLong, DeLong and Clarke-Pearson 1988, "Comparing the areas under two or more correlated receiver
     operating characteristic curves".

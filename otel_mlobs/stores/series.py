@@ -53,7 +53,7 @@ class StoreSeries:
 
     def start_afresh(self) -> None:
         """In a forked child what the parent's stores lost is the parent's to send."""
-        self._ended = deque()
+        self._ended.clear()  # in place: finalisers of the stores hold it
 
     def points(self, metric: semconv.Metric, *, zero: bool) -> Iterator[tuple[float, Labels]]:
         """The values and labels of ``metric``; with ``zero`` a counter's series at 0."""

@@ -22,6 +22,7 @@ _performance_logger = logging.getLogger("otel_mlobs.performance")
 
 _NAMED = 5
 _MOST_SAID = 1000
+_LOOKS_BACK = 10
 
 
 class LogLines:
@@ -32,6 +33,7 @@ class LogLines:
         self._full_name = profile.model if profile.version is None else f"{profile.model} {profile.version}"
         self._tally = tally
         self._said: set[str] = set()
+        self._out: dict[str, int] = {}
 
     def drift(self, begun: Mapping[str, DriftResult], ended: Sequence[tuple[str, Status]]) -> None:
         """Say what drifts only now, and what does no longer."""
@@ -52,14 +54,21 @@ class LogLines:
                 _listed(undecided),
             )
 
-    def performance(self, before: Mapping[str, Estimate], now: Mapping[str, Estimate]) -> None:
-        """Say which figures left their thresholds, and which came back."""
-        was = {name for name, one in before.items() if one.alert}
-        begun = [one for name, one in now.items() if one.alert and name not in was]
+    def performance(self, now: Mapping[str, Estimate]) -> None:
+        """Say which figures left their thresholds, and which have been back for ten looks: figures at the edge flap."""
+        begun = [one for name, one in now.items() if one.alert and name not in self._out]
         if begun:
             lines = "; ".join(_performance_line(one) for one in begun[:_NAMED])
             _performance_logger.warning("model %r is out of its thresholds: %s", self._full_name, lines)
-        over = [name for name in was if name in now and not now[name].alert]
+        over = []
+        for name, one in now.items():
+            if one.alert:
+                self._out[name] = 0
+            elif name in self._out:
+                self._out[name] += 1
+                if self._out[name] >= _LOOKS_BACK:
+                    del self._out[name]
+                    over.append(name)
         if over:
             _performance_logger.warning("model %r: within its thresholds again: %s", self._full_name, _listed(over))
 

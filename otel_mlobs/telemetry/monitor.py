@@ -31,12 +31,11 @@ from otel_mlobs.telemetry.observers import Definitions
 from otel_mlobs.telemetry.status import MonitorStatus, limits_of, overall
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
     from opentelemetry.trace import Span
 
     from otel_mlobs.core.contract import Violation
-    from otel_mlobs.core.estimates import Estimate
     from otel_mlobs.core.records import Joined
     from otel_mlobs.telemetry.following import Store, Unlabelled
     from otel_mlobs.telemetry.kinds import Attributes, Definition
@@ -187,7 +186,6 @@ class Monitor:
     def _make_quiet(self) -> None:
         """What spans say before the first pane has ended, and when to look next."""
         self._drift = DriftOnSpans(self.profile)
-        self._estimates: Mapping[str, Estimate] = {}
         self._due = self._back = float("-inf")
         self._kept = False
         self._inline = self._settings["clock"] is not None
@@ -355,7 +353,7 @@ class Monitor:
         if ended:
             self._log.drift(*self._drift.publish(counting.results() or ()))
             self._log.oddities()
-            self._publish_performance()
+            self._log.performance(counting.estimates())
             if self._following is not None:
                 self._following.count_mature(self._clock())
         due = counting.due or 0.0
@@ -367,10 +365,6 @@ class Monitor:
         pane = self._counting.pane
         if self._inline or self._kept:
             self._due, self._back = (due if self._inline else due + pane), due - 3 * pane
-
-    def _publish_performance(self) -> None:
-        before, self._estimates = self._estimates, self._counting.estimates()
-        self._log.performance(before, self._estimates)
 
     def status(self) -> MonitorStatus:
         """Everything known at this moment, the running pane included; computed for this call."""

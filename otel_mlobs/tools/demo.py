@@ -158,13 +158,16 @@ def _serving(app: Flask) -> Iterator[int]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """The monitor's warning comes as a table at the end."""
-    logger = logging.getLogger("otel_mlobs.drift")
-    before, logger.disabled = logger.disabled, True
+    """The monitor's warnings come as a table at the end."""
+    loggers = [logging.getLogger(f"otel_mlobs.{name}") for name in ("drift", "performance")]
+    before = [logger.disabled for logger in loggers]
+    for logger in loggers:
+        logger.disabled = True
     try:
         yield
     finally:
-        logger.disabled = before
+        for logger, disabled in zip(loggers, before, strict=True):
+            logger.disabled = disabled
 
 
 def _play(
