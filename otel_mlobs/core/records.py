@@ -9,6 +9,8 @@ from typing import Any, Literal, NamedTuple, Union
 LabelValue = Union[str, int, float, bool]  # noqa: UP007 - evaluated at run time, on Python 3.10 too
 Result = Literal["joined", "duplicate", "conflict", "late", "unknown"]
 
+Unlabelled = Literal["missing", "negative"]
+"""What a mature prediction without a label counts as: it is left out, or it was negative."""
 NO_CURRENCY = "XXX"
 """What ISO 4217 has where there is none."""
 
@@ -123,7 +125,10 @@ def valid_amount(value: Any) -> float:
     """
     if isinstance(value, (str, bytes, bool)) or not hasattr(value, "__float__"):
         raise TypeError(f"value must be a number, got {value!r}")
-    amount = float(value)
+    try:
+        amount = float(value)
+    except OverflowError:
+        amount = math.inf
     if not math.isfinite(amount) or amount < 0:
         raise ValueError(f"value must be finite and not negative, it is counted up; got {value!r}")
     return amount

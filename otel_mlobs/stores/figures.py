@@ -18,9 +18,8 @@ if TYPE_CHECKING:
 
     from otel_mlobs.core.outcomes import Figure
     from otel_mlobs.core.profile import Outputs
-    from otel_mlobs.core.records import Label, LabelValue, Record
+    from otel_mlobs.core.records import Label, LabelValue, Record, Unlabelled
 
-Unlabelled = Literal["missing", "negative"]
 _COUNTED_AT_ONCE = 10_000
 _FLOAT_BYTES = 8
 _MOST_CLASSES_SAID = 10
@@ -52,7 +51,7 @@ class RealizedPerformance:
     invalid: int
     delay: float
     value: Mapping[tuple[str, str], float]
-    unlabelled: Unlabelled = "missing"
+    unlabelled: Literal["missing", "negative"] = "missing"
     by: str = "prediction time"
 
     def __str__(self) -> str:

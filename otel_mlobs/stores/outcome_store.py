@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from otel_mlobs.core.profile import Outputs, Profile
-    from otel_mlobs.core.records import Joined, Label, Prediction, Record
+    from otel_mlobs.core.records import Joined, Label, Prediction, Record, Unlabelled
     from otel_mlobs.stores.batches import JoinReport
-    from otel_mlobs.stores.figures import LabelCheck, RealizedPerformance, Unlabelled
+    from otel_mlobs.stores.figures import LabelCheck, RealizedPerformance
 
 _JOINED_AT_ONCE = 500
 _FLUSH_TIMEOUT_S = 10.0

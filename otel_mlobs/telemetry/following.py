@@ -5,14 +5,20 @@ The store is known by what it does, not by what it is: where predictions wait is
 
 from __future__ import annotations
 
-import math
-import re
 import threading
 import uuid
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from otel_mlobs.core.performance import Outcome, payloads_of, valid_label
-from otel_mlobs.core.records import Label, Prediction, plain, stream_of
+from otel_mlobs.core.records import (
+    NO_CURRENCY,
+    Label,
+    Prediction,
+    plain,
+    stream_of,
+    valid_amount,
+    valid_currency,
+)
 from otel_mlobs.telemetry import guard, instruments, prediction_ids, readings
 
 if TYPE_CHECKING:
@@ -20,15 +26,11 @@ if TYPE_CHECKING:
 
     from otel_mlobs.core.performance import Encoded, Performance
     from otel_mlobs.core.profile import Profile
-    from otel_mlobs.core.records import Joined, Record
+    from otel_mlobs.core.records import Joined, Record, Unlabelled
 
-Unlabelled = Literal["missing", "negative"]
 
 _CLAIMED_AT_ONCE = 1_000
 _LONGEST_VARIANT = 256
-_CURRENCY = re.compile(r"[A-Z]{3}")
-_NO_CURRENCY = "XXX"
-"""ISO 4217's own word for it."""
 
 
 class Store(Protocol):
@@ -243,14 +245,4 @@ def checked_amount(value: Any, currency: Any) -> tuple[float | None, str | None]
         if currency is not None:
             raise ValueError(f"currency={currency!r} needs a value")
         return None, None
-    if isinstance(value, (str, bytes, bool)):
-        raise TypeError(f"value must be a number, got {value!r}")
-    try:
-        amount = float(value)
-    except OverflowError:
-        amount = math.inf
-    if not math.isfinite(amount) or amount < 0:
-        raise ValueError(f"value must be finite and not negative, it is counted up; got {value!r}")
-    if currency is not None and not (isinstance(currency, str) and _CURRENCY.fullmatch(currency)):
-        raise ValueError(f'currency must be a code of three capitals, as "EUR", got {currency!r}')
-    return amount, currency or _NO_CURRENCY
+    return valid_amount(value), NO_CURRENCY if currency is None else valid_currency(currency)

@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span
 
     from otel_mlobs.core.contract import Violation
-    from otel_mlobs.core.records import Joined
-    from otel_mlobs.telemetry.following import Store, Unlabelled
+    from otel_mlobs.core.records import Joined, Unlabelled
+    from otel_mlobs.telemetry.following import Store
     from otel_mlobs.telemetry.kinds import Attributes, Definition
 
 __all__ = ["DriftResult", "Monitor", "MonitorStatus"]

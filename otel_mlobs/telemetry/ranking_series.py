@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from otel_mlobs import semconv
 from otel_mlobs.core.rankings import Catalogue, SlateSums
+from otel_mlobs.core.records import NO_CURRENCY
 from otel_mlobs.telemetry import collected, instruments
 from otel_mlobs.telemetry.readings import encodable
 
@@ -25,8 +26,6 @@ _logger = logging.getLogger("otel_mlobs")
 _QUEUED = 256
 _MOST_SAID = 20
 _MOST_CURRENCIES = 32
-NO_CURRENCY = "XXX"
-"""ISO 4217's own word for it; what comes in more than 32 currencies is added up under it, too."""
 
 
 class Book:

@@ -11,14 +11,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from otel_mlobs.core.rankings import ANY
-from otel_mlobs.core.records import Label, Prediction, stream_of
+from otel_mlobs.core.records import NO_CURRENCY, Label, Prediction, stream_of
 from otel_mlobs.settings.checks import number
 from otel_mlobs.settings.times import seconds
 from otel_mlobs.telemetry import collected, guard, prediction_ids, ranking_series
 from otel_mlobs.telemetry.following import check_ttl, checked_amount
 from otel_mlobs.telemetry.keeper import keeper
 from otel_mlobs.telemetry.observers import Definitions
-from otel_mlobs.telemetry.ranking_series import NO_CURRENCY
 from otel_mlobs.telemetry.ranking_status import RankingStatus
 
 if TYPE_CHECKING:
