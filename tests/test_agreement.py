@@ -9,13 +9,14 @@ import threading
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 from receiver import Receiver, run
 
 from otel_mlobs.telemetry import agreement as module
 from otel_mlobs.telemetry.agreement import Agreed, Agreement
 from otel_mlobs.testing import Telemetry
+
+pd = pytest.importorskip("pandas")
 
 NAN = math.nan
 _number = itertools.count()

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy import stats
-from sklearn.isotonic import IsotonicRegression
 
 from otel_mlobs.core.calibration import Calibration, isotonic
 from otel_mlobs.core.profile import Profile
+
+stats = pytest.importorskip("scipy.stats")
+IsotonicRegression = pytest.importorskip("sklearn.isotonic").IsotonicRegression
 
 
 def _fitted(scores: Any, labels: Any, **options: Any) -> Calibration:

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -25,6 +24,8 @@ from otel_mlobs.core.profile import Profile
 from otel_mlobs.core.tally import Tally
 from otel_mlobs.telemetry import monitor as module
 from otel_mlobs.testing import Telemetry
+
+pd = pytest.importorskip("pandas")
 
 ROWS = 400
 _number = itertools.count()

@@ -8,17 +8,18 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import pandas as pd
-import polars as pl
-import pyarrow as pa
 import pytest
-from scipy.spatial.distance import cosine
 
 from otel_mlobs.core.embeddings import Embedding, EmbeddingReader, fit_embedding, row_reader
 from otel_mlobs.core.profile import Profile
 from otel_mlobs.core.rows import RowReader, ShapeError
 from otel_mlobs.core.tally import Tally
 from otel_mlobs.telemetry.monitor import Monitor
+
+pd = pytest.importorskip("pandas")
+pl = pytest.importorskip("polars")
+pa = pytest.importorskip("pyarrow")
+cosine = pytest.importorskip("scipy.spatial.distance").cosine
 
 RNG = np.random.default_rng(31)
 ROWS, SIZE = 400, 16

@@ -12,9 +12,6 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import pandas as pd
-import polars as pl
-import pyarrow as pa
 import pytest
 from receiver import Receiver, run
 
@@ -23,6 +20,10 @@ from otel_mlobs import semconv
 from otel_mlobs.integrations import feast
 from otel_mlobs.telemetry import freshness, lookups
 from otel_mlobs.telemetry.timestamps import listed, seconds_of
+
+pd = pytest.importorskip("pandas")
+pl = pytest.importorskip("polars")
+pa = pytest.importorskip("pyarrow")
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Generator

@@ -11,10 +11,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 from receiver import Receiver, run
-from sklearn.metrics import ndcg_score
 
 from otel_mlobs import semconv
 from otel_mlobs.core import rankings
@@ -25,6 +23,9 @@ from otel_mlobs.telemetry import collected
 from otel_mlobs.telemetry.ranking_series import NO_CURRENCY
 from otel_mlobs.telemetry.slates import RankingMonitor
 from otel_mlobs.testing import Telemetry
+
+pd = pytest.importorskip("pandas")
+ndcg_score = pytest.importorskip("sklearn.metrics").ndcg_score
 
 _number = itertools.count()
 
