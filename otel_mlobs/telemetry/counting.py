@@ -72,7 +72,8 @@ class Counting:
         self._totals = self.tally.counter.table()
         self._results: tuple[DriftResult, ...] | None = None
         self._estimates: Mapping[str, Estimate] = {}
-        self._beyond = Window((1, self.tally.rows.size), self._panes if self.performance is not None else 1)
+        estimates = self.performance is not None and self.performance.counts_predictions
+        self._beyond = Window((1, self.tally.rows.size), self._panes if estimates else 1)
         self._beyond_before = self.tally.out_of_range.copy()
         self.due = None
 
