@@ -255,6 +255,8 @@ def test_rows_of_a_database_are_read_as_they_come(mlobs_telemetry: Telemetry) ->
             assert counts(mlobs_telemetry, view) == {"hit": 1, "miss": 1, "found": 1, "aged": 1}
         mlobs.feature_lookup(view="first", timestamp="updated_at")(lambda: session.execute(select).first())()
     assert counts(mlobs_telemetry, "first") == {"hit": 1, "found": 1, "aged": 1}
+    engine.dispose()
+    connection.close()
 
 
 def test_what_was_asked_for_and_not_answered_is_missing(mlobs_telemetry: Telemetry) -> None:
