@@ -5,9 +5,8 @@ The store is known by what it does, not by what it is: where predictions wait is
 
 from __future__ import annotations
 
-import threading
 import uuid
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from otel_mlobs.core.performance import Outcome, payloads_of, valid_label
 from otel_mlobs.core.records import (
@@ -20,40 +19,18 @@ from otel_mlobs.core.records import (
     valid_currency,
 )
 from otel_mlobs.telemetry import guard, instruments, prediction_ids, readings
+from otel_mlobs.telemetry.claiming import Claiming
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
     from otel_mlobs.core.performance import Encoded, Performance
     from otel_mlobs.core.profile import Profile
     from otel_mlobs.core.records import Joined, Record, Unlabelled
+    from otel_mlobs.telemetry.claiming import Store
 
 
-_CLAIMED_AT_ONCE = 1_000
 _LONGEST_VARIANT = 256
-
-
-class Store(Protocol):
-    """Where predictions wait for their labels; :class:`otel_mlobs.OutcomeStore` is one."""
-
-    @property
-    def kind(self) -> str:
-        """``memory``, ``redis`` or ``sql``."""
-
-    def register(self, prediction: Prediction) -> None:
-        """Keep a prediction; never waits."""
-
-    def register_many(self, predictions: Iterable[Prediction]) -> None:
-        """Keep several."""
-
-    def submit(self, label: Label, done: Callable[[Joined], None]) -> None:
-        """Join a label, now or soon, and tell ``done`` what became of it."""
-
-    def flush(self, timeout: float) -> bool:
-        """Write and join what waits; false where that took longer."""
-
-    def claim(self, stream: str, now: float, limit: int) -> list[Record]:
-        """Predictions that are mature at ``now``; each is given out once, in whatever process."""
 
 
 class Following:
@@ -78,13 +55,7 @@ class Following:
         self._clock = clock
         self._stream = stream_of(profile.model, profile.version, profile.id)
         self._labels = instruments.model_labels(profile.model, profile.version, profile.id)
-        self._fold = fold
-        self.start_afresh()
-
-    def start_afresh(self) -> None:
-        """In a forked child no thread is counting what is mature."""
-        self._sweeping = self._finishing = False
-        self._thread: threading.Thread | None = None
+        self.claiming = Claiming(store, self._stream, self._count_record, fold)
 
     def predicted(self, encoded: Encoded, prediction_id: Any, variant: str | None) -> None:
         """Register one prediction or a batch of them, by the caller's ids or ours."""
@@ -150,54 +121,12 @@ class Following:
             Outcome(prediction.payload, label.value, label.amount, label.currency, prediction.variant)
         )
 
-    @property
-    def store(self) -> Store:
-        """Where predictions wait."""
-        return self._store
-
-    def stop_claiming(self, timeout: float) -> None:
-        """Claim no more, and wait until what was claimed is counted: nobody else will be given it."""
-        self._finishing = True
-        thread = self._thread
-        if thread is not None and thread is not threading.current_thread():
-            thread.join(timeout)
-
-    def finish(self, timeout: float) -> None:
-        """Let the store write what it was given, and join the labels."""
-        try:
-            self._store.flush(timeout)
-        except Exception as error:  # noqa: BLE001 - the process ends all the same
-            guard.report("outcomes", error)
-
     def count_mature(self, now: float) -> None:
-        """Count what is mature at ``now``: here where that is quick, else in a thread of its own."""
-        if self._maturity is None or self._sweeping or self._finishing:
-            return
-        self._sweeping = True
-        if self._store.kind == "memory":
-            self._sweep(now)
-            return
-        try:
-            self._thread = threading.Thread(target=self._sweep, args=(now,), name="otel_mlobs-mature", daemon=True)
-            self._thread.start()
-        except RuntimeError:  # no thread can be started now: the next pane's end tries again
-            self._sweeping = False
+        """Count what is mature at ``now``."""
+        if self._maturity is not None:
+            self.claiming.claim(now)
 
-    def _sweep(self, now: float) -> None:
-        try:
-            while True:
-                records = self._store.claim(self._stream, now, _CLAIMED_AT_ONCE)
-                for record in records:
-                    self._count_record(record)
-                self._fold()
-                if len(records) < _CLAIMED_AT_ONCE or self._finishing:
-                    return
-        except Exception as error:  # noqa: BLE001 - a store that does not answer is asked again at the next pane's end
-            guard.report("outcomes", error)
-        finally:
-            self._sweeping = False
-
-    def _count_record(self, record: Record) -> None:
+    def _count_record(self, record: Record, _now: float) -> None:
         label = next((one for one in record.labels if not one.key), None)
         if label is not None and not valid_label(self._performance, label.value):
             self._performance.add_result("invalid")
@@ -209,16 +138,6 @@ class Following:
             self._performance.add_outcome(Outcome(prediction.payload, None, None, None, prediction.variant))
         else:
             self._performance.add_missing()
-
-
-def check_ttl(store: Store, maturity: float | None) -> None:
-    """Raise ValueError where the store forgets predictions before they are mature."""
-    ttl = getattr(store, "ttl", None)
-    if maturity is not None and ttl is not None and maturity >= ttl:
-        raise ValueError(
-            f"maturity must be shorter than the store keeps predictions, {ttl:g} s, got {maturity:g} s: "
-            'give it more, as OutcomeStore(url, ttl="60d")'
-        )
 
 
 def checked_label(label: Any) -> Any:

@@ -13,10 +13,11 @@ from otel_mlobs.core.performance import expected_labels, valid_label
 from otel_mlobs.core.profile import Profile
 from otel_mlobs.settings.checks import number
 from otel_mlobs.settings.times import seconds
-from otel_mlobs.telemetry import collected, guard, hooks, outcome_series, prediction_ids, series
+from otel_mlobs.telemetry import collected, guard, outcome_series, prediction_ids, series
+from otel_mlobs.telemetry.claiming import LONGEST_FINISH_S, checked_store
 from otel_mlobs.telemetry.counting import Counting
 from otel_mlobs.telemetry.drift_on_spans import DriftOnSpans
-from otel_mlobs.telemetry.following import Following, check_ttl, checked_amount, checked_label
+from otel_mlobs.telemetry.following import Following, checked_amount, checked_label
 from otel_mlobs.telemetry.keeper import keeper
 from otel_mlobs.telemetry.log_lines import LogLines
 from otel_mlobs.telemetry.monitor_arguments import (
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 
     from otel_mlobs.core.contract import Violation
     from otel_mlobs.core.records import Joined, Unlabelled
-    from otel_mlobs.telemetry.following import Store
+    from otel_mlobs.telemetry.claiming import Store
     from otel_mlobs.telemetry.kinds import Attributes, Definition
 
 __all__ = ["DriftResult", "Monitor", "MonitorStatus"]
@@ -45,7 +46,6 @@ __all__ = ["DriftResult", "Monitor", "MonitorStatus"]
 _WEEK_S = 7 * 24 * 3600.0
 _PANES = 60
 _MOST_PANES = 10_000
-_LONGEST_FINISH_S = 5.0
 
 
 class Monitor:
@@ -161,18 +161,16 @@ class Monitor:
         self._outcome_series: outcome_series.OutcomeSeries | None = None
         self.follows = outcomes is not None
         """Whether predictions are registered for a later label."""
-        if performance is None:
-            if outcomes is not None:
+        if outcomes is not None:
+            if performance is None:
                 raise ValueError(NO_OUTPUTS)
+            checked_store(outcomes, maturity)
+        if performance is None:
             return
         self._outcome_series = outcome_series.add(
             self.profile, self._counting, performance, self._settings["max_series"], registers=self.follows
         )
         if outcomes is not None:
-            if not (hasattr(outcomes, "register") and hasattr(outcomes, "submit") and hasattr(outcomes, "claim")):
-                raise TypeError(f'outcomes must be a store, as OutcomeStore("redis://…") makes one, got {outcomes!r}')
-            check_ttl(outcomes, maturity)
-            hooks.before_shutdown(_finish_all)
             self._following = Following(
                 self.profile,
                 performance,
@@ -397,22 +395,16 @@ class Monitor:
 
         Labels that wait for a store are given five seconds.
         """
-        if not self._closed:
-            self.finish(_LONGEST_FINISH_S)
+        if self._following is not None and not self._closed:
+            self._following.claiming.finish(LONGEST_FINISH_S)
         self._closed = True
         self._retire()
-
-    def finish(self, timeout: float) -> None:
-        """Wait up to ``timeout`` seconds until the store has written what it was given and has joined its labels."""
-        if self._following is not None:
-            self._following.stop_claiming(timeout)
-            self._following.finish(timeout)
 
     def start_afresh(self) -> None:
         """Begin again from zero: in a forked child, what was counted is the parent's."""
         self._counting.start_afresh()
         if self._following is not None:
-            self._following.start_afresh()
+            self._following.claiming.start_afresh()
         self._make_quiet()
 
     @property
@@ -445,16 +437,6 @@ _monitors: weakref.WeakSet[Monitor] = weakref.WeakSet()
 
 def _unpickled(profile: Profile, settings: dict[str, Any]) -> Monitor:
     return Monitor(profile, **settings)
-
-
-def _finish_all(timeout: float) -> None:
-    """Let the labels that monitors were told be joined, so that they are in what is sent last: one deadline for all."""
-    end = time.monotonic() + timeout
-    following = [one._following for one in list(_monitors) if one._following is not None]
-    for one in following:
-        one.stop_claiming(max(0.0, end - time.monotonic()))
-    for one in {id(one.store): one for one in following}.values():
-        one.finish(max(0.0, end - time.monotonic()))
 
 
 def _after_fork_in_child() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 import time
 import uuid
 import weakref
@@ -15,7 +14,8 @@ from otel_mlobs.core.records import NO_CURRENCY, Label, Prediction, stream_of
 from otel_mlobs.settings.checks import number
 from otel_mlobs.settings.times import seconds
 from otel_mlobs.telemetry import collected, guard, prediction_ids, ranking_series
-from otel_mlobs.telemetry.following import check_ttl, checked_amount
+from otel_mlobs.telemetry.claiming import LONGEST_FINISH_S, Claiming, checked_store
+from otel_mlobs.telemetry.following import checked_amount
 from otel_mlobs.telemetry.keeper import keeper
 from otel_mlobs.telemetry.observers import Definitions
 from otel_mlobs.telemetry.ranking_status import RankingStatus
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span
 
     from otel_mlobs.core.records import Joined, Record
-    from otel_mlobs.telemetry.following import Store
+    from otel_mlobs.telemetry.claiming import Store
     from otel_mlobs.telemetry.kinds import Attributes, Definition
 
 __all__ = ["RankingMonitor", "RankingStatus"]
@@ -34,7 +34,6 @@ _PROFILE = "ranking"
 _MOST_PLACES = 1_000
 _LONGEST_ITEM = 256
 _SEPARATOR = "\x1f"
-_CLAIMED_AT_ONCE = 1_000
 _IDLE_S = 60.0
 _ID_KEYS = ("id", "item", "item_id")
 _COLLECTIONS = (list, tuple, set, frozenset, Mapping)
@@ -85,8 +84,6 @@ class RankingMonitor:
     ) -> None:
         if not isinstance(model, str) or not model:
             raise TypeError(f"model must be text, got {model!r}")
-        if not all(callable(getattr(outcomes, name, None)) for name in ("register", "submit", "claim")):
-            raise TypeError(f'outcomes must be a store, as OutcomeStore("redis://…"), got {outcomes!r}')
         if clock is not None and not callable(clock):
             raise TypeError(f"clock must be a callable that gives seconds, got {clock!r}")
         self.model, self.version = model, None if version is None else str(version)
@@ -103,13 +100,13 @@ class RankingMonitor:
             "window": number("window", window, at_least=1.0),
             "clock": clock,
         }
-        self._store = outcomes
         self._maturity = seconds("maturity", maturity)
-        check_ttl(outcomes, self._maturity)
+        self._store = checked_store(outcomes, self._maturity)
         self._clock = time.time if clock is None else clock
         self._inline = clock is not None
         self._stream = stream_of(model, self.version, _PROFILE)
         self._book = ranking_series.book_of(self.model, self.version, self._settings)
+        self._claiming = Claiming(outcomes, self._stream, self._count)
         self._every = min(60.0, max(1.0, self._maturity / 30))
         self._definitions = Definitions()
         self._closed = False
@@ -118,7 +115,7 @@ class RankingMonitor:
 
     def _make_quiet(self) -> None:
         self._kept = self._inline
-        self._sweeping = False
+        self._claiming.start_afresh()
         self._due = float("-inf")
 
     def __repr__(self) -> str:
@@ -240,29 +237,8 @@ class RankingMonitor:
         if self._closed:
             return moment + _IDLE_S
         self._due = moment + self._every
-        if not self._sweeping:
-            self._sweeping = True
-            try:
-                if self._store.kind == "memory" or self._inline:
-                    self._sweep(moment)
-                else:  # a server may take its time, and monitors have panes to end
-                    threading.Thread(target=self._sweep, args=(moment,), name="otel_mlobs-slates", daemon=True).start()
-            except RuntimeError:  # no thread can be started now: the next look tries again
-                self._sweeping = False
+        self._claiming.claim(moment)
         return self._due
-
-    def _sweep(self, now: float) -> None:
-        try:
-            while True:
-                records = self._store.claim(self._stream, now, _CLAIMED_AT_ONCE)
-                for record in records:
-                    self._count(record, now)
-                if len(records) < _CLAIMED_AT_ONCE:
-                    return
-        except Exception as error:  # noqa: BLE001 - a store that does not answer is asked again
-            guard.report("ranking", error)
-        finally:
-            self._sweeping = False
 
     def _count(self, record: Record, now: float) -> None:
         """Count a mature list with the events that came."""
@@ -295,7 +271,12 @@ class RankingMonitor:
         )
 
     def close(self) -> None:
-        """Stop: later lists and events are ignored, counts are still sent. Closing twice changes nothing."""
+        """Stop: later lists and events are ignored, counts are still sent. Closing twice changes nothing.
+
+        Events that wait for a store are given five seconds.
+        """
+        if not self._closed:
+            self._claiming.finish(LONGEST_FINISH_S)
         self._closed = True
 
     def start_afresh(self) -> None:
