@@ -48,7 +48,7 @@ def _forget_ended_monitors() -> None:
     for name in ("series", "outcome_series"):
         module = sys.modules.get(f"otel_mlobs.telemetry.{name}")
         for group in list(module._known.values()) if module else ():
-            if all(counting.retired for counting in group._state[1]):
+            if all(counting.retired for counting in group.succession._state[1]):
                 collected.leave(group)
 
 

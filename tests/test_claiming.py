@@ -84,5 +84,5 @@ def test_a_monitor_that_is_refused_leaves_no_series(wrong: dict[str, Any]) -> No
         Monitor(profile, **arguments)
     monitor = Monitor(profile)
     assert monitor._outcome_series is not None
-    assert len(monitor._outcome_series._state[1]) == 1
+    assert len(monitor._outcome_series.succession._state[1]) == 1
     monitor.close()

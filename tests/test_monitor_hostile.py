@@ -173,7 +173,7 @@ def test_monitors_made_and_dropped_by_many_threads() -> None:
     gc.collect()
     rows = sum(value for value, _ in keeping._series.points(semconv.FEATURE_OBSERVATIONS, zero=False))
     assert rows == 2 * 7 * 120
-    assert len(keeping._series._state[1]) == 1
+    assert len(keeping._series.succession._state[1]) == 1
 
 
 # -- interruptions ----------------------------------------------------------------------------------------------------

@@ -53,7 +53,7 @@ def test_a_monitor_ends_while_its_locks_are_held() -> None:
     held, done = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with kept._lock, series._lock, collected._lock, counting.lock:
+        with kept.succession._lock, series._lock, collected._lock, counting.lock:
             held.set()
             done.wait(10.0)
 
@@ -76,7 +76,7 @@ def test_a_monitor_ends_while_its_locks_are_held() -> None:
     thread.join()
     for _ in range(2):
         assert sum(value for value, _ in kept.points(semconv.FEATURE_OBSERVATIONS, zero=False)) == before
-    assert not any(one is counting for one in kept._state[1])
+    assert not any(one is counting for one in kept.succession._state[1])
 
 
 def test_a_monitor_that_joins_amid_a_collection_still_begins_at_zero(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ from receiver import Receiver, run
 from otel_mlobs import Monitor
 from otel_mlobs.core.drift import Reference
 from otel_mlobs.core.profile import Profile
-from otel_mlobs.telemetry import collected, series
+from otel_mlobs.telemetry import collected, series, succession
 from otel_mlobs.telemetry import monitor as module
 from otel_mlobs.testing import Telemetry
 
@@ -261,7 +261,7 @@ def test_the_last_monitors_series_are_said_and_then_gone(
     monitor.close()
     for _ in range(3):
         assert _totals(mlobs_telemetry, profile) == {"age": 10, "city": 10}
-    monkeypatch.setattr(series, "_FAREWELL_S", -1.0)
+    monkeypatch.setattr(succession, "_FAREWELL_S", -1.0)
     mlobs_telemetry._collect()
     assert _series(mlobs_telemetry, profile) == {}
     again = Monitor(profile, clock=clock)
@@ -286,7 +286,7 @@ def test_a_monitor_that_joins_at_the_last_farewell_is_collected(
     mlobs_telemetry: Telemetry, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A collection that says the last farewell between the finding of the series and the joining takes nothing away."""
-    monkeypatch.setattr(series, "_FAREWELL_S", -1.0)
+    monkeypatch.setattr(succession, "_FAREWELL_S", -1.0)
     profile = _profile()
     monitor = Monitor(profile, clock=clock)
     counting = monitor._counting
@@ -306,7 +306,7 @@ def test_delta_temporality_adds_up(
     mlobs_telemetry: Telemetry, clock: Clock, monkeypatch: pytest.MonkeyPatch, farewell: float
 ) -> None:
     """A reader that wants deltas gets what was added since, through the end of one monitor and the next one's start."""
-    monkeypatch.setattr(series, "_FAREWELL_S", farewell)
+    monkeypatch.setattr(succession, "_FAREWELL_S", farewell)
     provider: Any = metrics.get_meter_provider()
     reader = InMemoryMetricReader(preferred_temporality={ObservableCounter: AggregationTemporality.DELTA})
     provider.add_metric_reader(reader)

@@ -461,11 +461,16 @@ def test_a_new_currency_begins_at_zero(clock: Clock, monkeypatch: pytest.MonkeyP
     """Prometheus computes no rate from what it first sees above zero: the value follows one collection later."""
     monkeypatch.setattr(collected, "_holding", True)
     monitor = _monitor(clock)
+    book = monitor._book
+    assert collected._observations(book, semconv.RANKING_VALUE, counts=True) == []
+    collected.settle()
     monitor.outcome("a", monitor.shown(ITEMS), value=2.0, currency="EUR")
     clock.now += 600
     monitor.tick()
-    book = monitor._book
-    seen = [([value for value, _ in book.points(semconv.RANKING_VALUE, zero=False)], book.announcing) for _ in range(2)]
+    seen = []
+    for _ in range(2):
+        found = collected._observations(book, semconv.RANKING_VALUE, counts=True)
+        seen.append(([one.value for one in found], bool(book.announcing)))
     assert seen == [([0.0], True), ([2.0], False)]
 
 

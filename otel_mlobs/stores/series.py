@@ -34,12 +34,11 @@ class Kept(Protocol):
         """What was lost, by reason."""
 
 
-class StoreSeries:
+class StoreSeries(collected.Group):
     """All stores of the process, collected as one; a :class:`~otel_mlobs.telemetry.collected.Group`."""
 
     def __init__(self) -> None:
-        self.zeroed: set[str] = set()
-        self.started: set[str] = set()
+        super().__init__()
         self._stores: tuple[weakref.ref[Kept], ...] = ()
         self._ended: deque[tuple[str, Mapping[str, int]]] = deque()
         """What stores lost that are gone; a finaliser may append to it, and wait for nothing."""

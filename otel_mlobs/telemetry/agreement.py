@@ -201,13 +201,12 @@ def _first(outputs: Any, k: int) -> Sequence[Any]:
     return items.tolist() if hasattr(items, "tolist") else list(items)
 
 
-class _Series:
+class _Series(collected.Group):
     """The counter of one model, version and shadow in this process, whoever counts; a :class:`~collected.Group`."""
 
     def __init__(self, labels: Labels) -> None:
+        super().__init__()
         self.labels = labels
-        self.zeroed: set[str] = set()
-        self.started: set[str] = set()
         self.start_afresh()
 
     def start_afresh(self) -> None:
@@ -270,9 +269,7 @@ def _series_of(model: str | None, version: str | None, shadow: str | None) -> _S
 def _after_fork_in_child() -> None:
     global _lock  # noqa: PLW0603 - the inherited one may be held by a thread that is not here
     _lock = threading.RLock()
-    collected.after_fork_in_child()
     for one in _known.values():
-        one.zeroed, one.started = set(), set()
         one.start_afresh()
 
 

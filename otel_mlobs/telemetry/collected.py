@@ -7,8 +7,10 @@ are one series, and a series never runs backwards when a monitor ends.
 
 from __future__ import annotations
 
+import os
 import threading
-from typing import TYPE_CHECKING, Literal, Protocol
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Literal
 
 from opentelemetry import metrics
 from opentelemetry.metrics import Observation
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from opentelemetry.metrics import CallbackOptions
+
+    Labels = dict[str, str]
 
 COUNTERS = (
     semconv.OUTCOME_LABELS,
@@ -86,19 +90,46 @@ _FAMILIES: dict[Family, tuple[tuple[semconv.Metric, ...], tuple[semconv.Metric, 
 """Who is asked for which counters and gauges."""
 
 
-class Group(Protocol):
+class Group(ABC):
     """What is read together: the monitors of one model, version and profile, or the lookups of one feature view.
 
-    ``zeroed`` and ``started`` say which counters were collected at zero, and of which that zero has gone out.
-    Prometheus computes no rate from what it first sees above zero. Each counter by itself: a group may join between the
-    callbacks of one collection.
+    Prometheus computes no rate from what it first sees above zero: while our own pipeline holds, each counter is
+    collected at zero first. Each by itself, since a group may join between the callbacks of one collection; and where
+    series come while the process runs (``growing``), each series by itself.
     """
 
-    zeroed: set[str]
-    started: set[str]
+    growing: frozenset[str] = frozenset()
+    """Names of the counters whose labels are not known from the start, as currencies."""
 
+    def __init__(self) -> None:
+        self.begin_at_zero()
+
+    def begin_at_zero(self) -> None:
+        """Let every counter be collected at zero once more: at the start, and in a forked child."""
+        self.zeroed: set[str] = set()
+        """Counters that were collected at zero."""
+        self.started: set[str] = set()
+        """Those of them whose zero has gone out."""
+        self.announcing: set[str] = set()
+        """Counters of which a series was collected at zero last time that has counted something."""
+        self._seen: set[tuple[str, ...]] = set()
+
+    @abstractmethod
     def points(self, metric: semconv.Metric, *, zero: bool) -> Iterable[tuple[float, dict[str, str]]]:
         """The values and labels of ``metric``; with ``zero`` a counter's series at 0."""
+
+    def held(self, metric: semconv.Metric, points: Iterable[tuple[float, Labels]]) -> Iterator[tuple[float, Labels]]:
+        """``points`` of a growing counter, what is new at zero."""
+        self.announcing.discard(metric.name)
+        for value, labels in points:
+            key = (metric.name, *labels.values())
+            if key in self._seen:
+                yield value, labels
+                continue
+            self._seen.add(key)
+            if value:
+                self.announcing.add(metric.name)
+            yield 0, labels
 
 
 _lock = threading.RLock()
@@ -137,14 +168,9 @@ def counted(family: Family) -> Iterator[tuple[str, float, dict[str, str]]]:
                 yield metric.name, value, labels
 
 
-def holding() -> bool:
-    """Whether series are collected at zero first."""
-    return _holding
-
-
 def announcing() -> bool:
     """Whether the last collection showed a new series at zero that has counted something."""
-    return any(getattr(group, "announcing", False) for group in _all())
+    return any(group.announcing for group in _all())
 
 
 def holding_back() -> bool:
@@ -169,13 +195,16 @@ def _all() -> Iterator[Group]:
         yield from groups
 
 
-def after_fork_in_child() -> None:
+def _after_fork_in_child() -> None:
     """Start again from zero, with a lock that nobody holds."""
     global _lock  # noqa: PLW0603 - the inherited one may be held by a thread that is not here
     _lock = threading.RLock()
     for group in _all():
-        group.started.clear()
-        group.zeroed.clear()
+        group.begin_at_zero()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def _make_instruments() -> None:
@@ -218,7 +247,10 @@ def _observations(group: Group, metric: semconv.Metric, *, counts: bool) -> Sequ
     if zero:
         group.zeroed.add(metric.name)
     try:
-        return [Observation(value, labels) for value, labels in group.points(metric, zero=zero)]
+        points = group.points(metric, zero=zero)
+        if _holding and metric.name in group.growing:
+            points = group.held(metric, points)
+        return [Observation(value, labels) for value, labels in points]
     except Exception as error:  # noqa: BLE001 - one group's trouble is not another's
         guard.report("collect", error)
         return ()

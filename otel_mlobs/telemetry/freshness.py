@@ -67,10 +67,11 @@ class _Counts(NamedTuple):
 _NOTHING = _Counts(0, 0, 0, 0, 0, 0, 0, 0.0)
 
 
-class View:
+class View(collected.Group):
     """What was counted of one feature view in this process; a :class:`~collected.Group`."""
 
     def __init__(self, labels: Labels) -> None:
+        super().__init__()
         self.labels = labels
         self.objectives: set[float] = set()
         self.timed = False
@@ -89,8 +90,6 @@ class View:
         self._totals = _NOTHING
         for one in self.late:
             one.start_afresh()
-        self.zeroed: set[str] = set()
-        self.started: set[str] = set()
 
     @property
     def objective(self) -> float | None:
@@ -331,7 +330,6 @@ class CandidateCounter:
 def _after_fork_in_child() -> None:
     global _lock  # noqa: PLW0603 - the inherited one may be held by a thread that is not here
     _lock = threading.RLock()
-    collected.after_fork_in_child()
     for view in _views.values():
         view.start_afresh()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import time
@@ -75,9 +76,12 @@ class Keeper:
                 guard.report("monitor", error)
         return due
 
-    def after_fork_in_child(self) -> None:
+    def start_afresh(self) -> None:
         """No thread is here; what is kept joins again with its first row."""
         self._make()
 
 
 keeper = Keeper()
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=keeper.start_afresh)

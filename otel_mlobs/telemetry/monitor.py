@@ -13,7 +13,7 @@ from otel_mlobs.core.performance import expected_labels, valid_label
 from otel_mlobs.core.profile import Profile
 from otel_mlobs.settings.checks import number
 from otel_mlobs.settings.times import seconds
-from otel_mlobs.telemetry import collected, guard, outcome_series, prediction_ids, series
+from otel_mlobs.telemetry import guard, outcome_series, prediction_ids, series
 from otel_mlobs.telemetry.claiming import LONGEST_FINISH_S, checked_store
 from otel_mlobs.telemetry.counting import Counting
 from otel_mlobs.telemetry.drift_on_spans import DriftOnSpans
@@ -442,11 +442,6 @@ def _unpickled(profile: Profile, settings: dict[str, Any]) -> Monitor:
 def _after_fork_in_child() -> None:
     global _monitors
     inherited, _monitors = list(_monitors), weakref.WeakSet()
-    collected.after_fork_in_child()
-    series.after_fork_in_child()
-    outcome_series.after_fork_in_child()
-    prediction_ids.after_fork_in_child()
-    keeper.after_fork_in_child()
     for monitor in inherited:
         monitor.start_afresh()
         _monitors.add(monitor)

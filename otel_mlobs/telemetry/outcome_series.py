@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
 import threading
-import time
 from typing import TYPE_CHECKING
 
 from otel_mlobs import semconv
@@ -13,9 +13,10 @@ from otel_mlobs.core.outcomes import CELLS, REGRESSION_SUMS, cells, labels_by_bi
 from otel_mlobs.core.performance import COUNTABLE, LABELLED, WAITS
 from otel_mlobs.telemetry import collected
 from otel_mlobs.telemetry.instruments import model_labels
+from otel_mlobs.telemetry.succession import Succession
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator
 
     from otel_mlobs.core.performance import Book, Performance
     from otel_mlobs.core.profile import Profile
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
     Labels = dict[str, str]
     Points = Iterator[tuple[float, Labels]]
 
-_FAREWELL_S = 300.0
-"""How long the final counts of a model's last monitor are still sent: longer than the interval of any reader."""
+_EXPECTED = "mlobs.expected_"
+"""How the names of what is expected begin: it needs no label."""
 _RESULTS = ("joined", "duplicate", "conflict", "late", "unknown", "other_profile", "invalid")
 _NONE = (math.nan,) * 3
 _LABEL_NAMES = ("positive", "negative", "negative_below")
@@ -34,10 +35,13 @@ _lock = threading.RLock()
 _known: dict[tuple[str, str | None, str], OutcomeSeries] = {}
 
 
-class OutcomeSeries:
+class OutcomeSeries(collected.Group):
     """The monitors of one model, version and profile, collected as one; a :class:`~collected.Group`."""
 
+    growing = frozenset({semconv.OUTCOMES.name, semconv.OUTCOME_VALUE.name})  # by variant, by currency
+
     def __init__(self, profile: Profile, performance: Performance, max_series: int) -> None:
+        super().__init__()
         self._labels = model_labels(profile.model, profile.version, profile.id)
         self._performance = performance
         self._layout = performance.layout
@@ -47,15 +51,9 @@ class OutcomeSeries:
         self._by_bin = count_of(performance, by_bin=True) <= max_series // 2  # else cells alone are sent
         self.registers = False
         """Whether labels are to be expected: a monitor has a store, or was told an outcome."""
-        # What ended monitors have counted, and what the others count: replaced as one, so that both are of one moment
-        self._state: tuple[Book, tuple[Counting, ...]] = (performance.blank(), ())
-        self._lock = threading.RLock()
-        self._ended_at = 0.0
-        self._announced: set[tuple[str, ...]] = set()
-        self.announcing = False
-        """Whether a series has gone out at zero whose count has not."""
-        self.zeroed: set[str] = set()
-        self.started: set[str] = set()
+        self.succession: Succession[Book] = Succession(
+            performance.blank, lambda one: one.book() or performance.blank(), lambda one, other: one.plus(other)
+        )
         self._sources: dict[str, Callable[[Book], Points]] = {
             semconv.OUTCOMES.name: self._cells,
             semconv.OUTCOME_SCORES.name: self._scores,
@@ -73,15 +71,14 @@ class OutcomeSeries:
 
     def add(self, counting: Counting) -> None:
         """Collect what ``counting`` counts from now on."""
-        with self._lock:
-            ended, live = self._state
-            self._state = (ended, (*live, counting))
+        self.succession.join(counting)
         self.join()
 
     def expect_labels(self) -> None:
         """From now on labels are to be expected: a monitor has a store, or was told an outcome."""
         if not self.registers:
             self.registers = True
+            self.started -= {name for name in self._sources if not name.startswith(_EXPECTED)}
             self.join()
 
     def join(self) -> None:
@@ -96,67 +93,25 @@ class OutcomeSeries:
             return 0
         return count_of(self._performance, by_bin=self._by_bin)
 
-    def start_afresh(self) -> None:
-        """Forget what ended monitors counted: in a forked child it is the parent's to send."""
-        self._lock = threading.RLock()
-        live = tuple(one for one in self._state[1] if not one.retired)
-        self._state = (self._performance.blank(), live)
-        self._announced = set()
-        self.zeroed, self.started = set(), set()
-
     def points(self, metric: semconv.Metric, *, zero: bool) -> Points:
         """The values and labels of ``metric``; with ``zero`` a counter's series at 0."""
         source = self._sources.get(metric.name)
         if source is not None:
             if metric is semconv.OUTCOME_LABELS:
                 self._say_farewell()
-                self.announcing = False
-            if not (self._expects if metric.name.startswith("mlobs.expected_") else self.registers):
+            if not (self._expects if metric.name.startswith(_EXPECTED) else self.registers):
                 return
-            for value, labels in source(self._performance.blank() if zero else self._book()):
-                yield self._announced_value(metric.name, value, labels), {**self._labels, **labels}
+            for value, labels in source(self._performance.blank() if zero else self.succession.total()):
+                yield value, {**self._labels, **labels}
         else:
             for value, labels in self._gauges(metric):
                 yield value, {**self._labels, **labels}
 
-    def _announced_value(self, name: str, value: float, labels: Labels) -> float:
-        """The value, or 0 where the series is new: Prometheus computes no rate from what it first sees above zero."""
-        key = (name, *labels.values())
-        if key in self._announced or not collected.holding():
-            return value
-        self._announced.add(key)
-        if value:
-            self.announcing = True
-        return 0
-
-    def _book(self) -> Book:
-        ended, live = self._state
-        book = ended
-        for one in live:
-            counted = one.book()
-            if counted is not None:
-                book = book.plus(counted)
-        retired = [one for one in live if one.retired]
-        if retired:
-            self._let_go(retired)
-        return book
-
-    def _let_go(self, retired: Sequence[Counting]) -> None:
-        """Keep what ended monitors have counted, and them no longer."""
-        books = [one.book() for one in retired]  # before the lock: each takes one of its own
-        with self._lock:
-            ended, live = self._state
-            for one, counted in zip(retired, books, strict=True):
-                if counted is not None and any(other is one for other in live):  # else another collection was quicker
-                    ended = ended.plus(counted)
-            self._state = (ended, tuple(one for one in live if not any(one is other for other in retired)))
-            self._ended_at = time.monotonic()
-
     def _say_farewell(self) -> None:
-        if not self._state[1] and time.monotonic() - self._ended_at > _FAREWELL_S:
+        if self.succession.over:
             collected.leave(self)
-            if self._state[1]:  # by a monitor that was made just now
-                collected.join(self)
+            if not self.succession.over:  # a monitor was made just now
+                self.join()
 
     def _of_class(self, index: int) -> Labels:
         return {semconv.OUTCOME_CLASS: f"c{index:02d}"} if self._layout is not None and self._layout.classes else {}
@@ -234,8 +189,7 @@ class OutcomeSeries:
 
     def _gauges(self, metric: semconv.Metric) -> Points:
         """The figures of the process's newest monitor that has some."""
-        live = [one for one in self._state[1] if not one.retired]
-        estimates = next((found for one in reversed(live) if (found := one.estimates())), None)
+        estimates = next((found for one in reversed(self.succession.live) if (found := one.estimates())), None)
         if not estimates:
             return
         if metric is semconv.OUTCOME_COVERAGE:
@@ -285,9 +239,14 @@ def add(
     return found
 
 
-def after_fork_in_child() -> None:
+def _after_fork_in_child() -> None:
     """Start every series again from zero, with a lock that nobody holds."""
     global _lock  # noqa: PLW0603 - the inherited one may be held by a thread that is not here
     _lock = threading.RLock()
     for found in _known.values():
-        found.start_afresh()
+        found.begin_at_zero()  # also those that are not collected at the moment
+        found.succession.start_afresh()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

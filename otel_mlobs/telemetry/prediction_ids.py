@@ -61,8 +61,12 @@ def of_rows(given: Any, rows: int) -> list[str]:
     return [first] if rows == 1 else [f"{first}.{index}" for index in range(rows)]
 
 
-def after_fork_in_child() -> None:
+def _after_fork_in_child() -> None:
     """Number from one again, under a prefix of this process."""
     global _prefix, _numbers  # noqa: PLW0603 - of the process
     _prefix = os.urandom(8).hex()
     _numbers = itertools.count(1)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections import deque
@@ -28,16 +29,17 @@ _MOST_SAID = 20
 _MOST_CURRENCIES = 32
 
 
-class Book:
+class Book(collected.Group):
     """All that the monitors of one model and version have counted; a :class:`~collected.Group`."""
 
+    growing = frozenset({semconv.RANKING_VALUE.name})  # by currency
+
     def __init__(self, labels: Labels, settings: Mapping[str, Any]) -> None:
+        super().__init__()
         self._labels = labels
         self.settings = settings
         self.clock: Callable[[], float] = time.time
         self._said: set[str] = set()
-        self.zeroed: set[str] = set()
-        self.started: set[str] = set()
         self.start_afresh()
 
     def start_afresh(self) -> None:
@@ -51,9 +53,6 @@ class Book:
         self._results: deque[str] = deque()
         self._counted: dict[str, int] = {}
         self._amounts: dict[tuple[str, str], float] = {}
-        self._announced: set[tuple[str, str]] = set()
-        self.announcing = False
-        """Whether a series has gone out at zero whose count has not."""
 
     def show(self, now: float, items: Sequence[str]) -> None:
         """Take note of a list, without waiting for a lock."""
@@ -130,7 +129,10 @@ class Book:
             if metric in collected.RANKING_GAUGES:
                 return self._gauge(metric)
             if metric is semconv.RANKING_VALUE:
-                return self._values()
+                return [
+                    (amount, {semconv.RANKING_EVENT: event, semconv.CURRENCY: currency})
+                    for (event, currency), amount in self._amounts.items()
+                ]
             totals = self._sums.totals()
         if metric is semconv.RANKING_SLATES:
             return [(totals.slates, {})]
@@ -152,17 +154,6 @@ class Book:
 
     def _positions(self) -> list[str]:
         return [*(f"{place:02d}" for place in range(1, self.settings["k"] + 1)), "rest"]
-
-    def _values(self) -> list[tuple[float, Labels]]:
-        """Sums by currency; one that is new goes out at zero first: Prometheus knows no rate of what began above it."""
-        self.announcing = False
-        points = []
-        for (event, currency), amount in self._amounts.items():
-            new = collected.holding() and (event, currency) not in self._announced
-            self._announced.add((event, currency))
-            self.announcing = self.announcing or new
-            points.append((0.0 if new else amount, {semconv.RANKING_EVENT: event, semconv.CURRENCY: currency}))
-        return points
 
     def _gauge(self, metric: semconv.Metric) -> list[tuple[float, Labels]]:
         self._fold()
@@ -201,10 +192,13 @@ def book_of(model: str, version: str | None, settings: Mapping[str, Any]) -> Boo
     return found
 
 
-def after_fork_in_child() -> None:
+def _after_fork_in_child() -> None:
     """Start every book again from zero, with a lock that nobody holds."""
     global _lock  # noqa: PLW0603 - the inherited one may be held by a thread that is not here
     _lock = threading.RLock()
     for book in _books.values():
-        book.zeroed, book.started = set(), set()
         book.start_afresh()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import threading
-import time
 from typing import TYPE_CHECKING
 
 from otel_mlobs import semconv
@@ -11,6 +11,7 @@ from otel_mlobs.core.contract import KINDS, kinds_of, no_violations
 from otel_mlobs.telemetry import collected
 from otel_mlobs.telemetry.instruments import model_labels
 from otel_mlobs.telemetry.readings import encodable
+from otel_mlobs.telemetry.succession import Succession
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -22,28 +23,25 @@ if TYPE_CHECKING:
 
     Labels = dict[str, str]
 
-_FAREWELL_S = 300.0
-"""How long the final counts of a model's last monitor are still sent: longer than the interval of any reader."""
-
 _lock = threading.RLock()
 _known: dict[tuple[str, str | None, str], ModelSeries] = {}
 
 
-class ModelSeries:
+class ModelSeries(collected.Group):
     """The monitors of one model, version and profile, collected as one; a :class:`~collected.Group`."""
 
     def __init__(self, profile: Profile, reference: Reference, methods: Sequence[str], max_series: int) -> None:
+        super().__init__()
         self._model: Labels = model_labels(profile.model, profile.version, profile.id)
         self._reference = reference
         self._methods = tuple(methods)
         self._rows = profile.rows
-        # What ended monitors have counted, and what the others count: replaced as one, so that both are of one moment
-        none = reference.counts.astype("int64") * 0
-        self._state: tuple[tuple[Counts, Counts], tuple[Counting, ...]] = ((none, no_violations(profile.features)), ())
-        self._lock = threading.RLock()
-        self._ended_at = 0.0
-        self.zeroed: set[str] = set()
-        self.started: set[str] = set()
+        none = reference.counts.astype("int64") * 0, no_violations(profile.features)
+        self.succession: Succession[tuple[Counts, Counts]] = Succession(
+            lambda: none,
+            lambda one: (one.totals(), one.violations()),
+            lambda one, other: (one[0] + other[0], one[1] + other[1]),
+        )
         features = len(profile.features)
         self._normal_scores = reference.normal_scores()
         names: list[Labels] = []
@@ -83,29 +81,8 @@ class ModelSeries:
 
     def add(self, counting: Counting) -> None:
         """Collect what ``counting`` counts from now on."""
-        with self._lock:
-            ended, live = self._state
-            self._state = (ended, (*live, counting))
+        self.succession.join(counting)
         collected.join(self)  # takes locks of the SDK's, which a collection holds while it asks us
-
-    def _let_go(self, retired: Sequence[Counting]) -> None:
-        """Keep what ended monitors have counted, and them no longer."""
-        totals = [(one.totals(), one.violations()) for one in retired]  # before the lock: each takes one of its own
-        with self._lock:
-            ended, live = self._state
-            for one, (counted, violations) in zip(retired, totals, strict=True):
-                if any(other is one for other in live):  # else another collection was quicker
-                    ended = ended[0] + counted, ended[1] + violations
-            self._state = (ended, tuple(one for one in live if not any(one is other for other in retired)))
-            self._ended_at = time.monotonic()
-
-    def start_afresh(self) -> None:
-        """Forget what ended monitors counted: in a forked child it is the parent's to send."""
-        self._lock = threading.RLock()
-        ended, live = self._state
-        live = tuple(one for one in live if not one.retired)  # nobody else begins those afresh
-        self._state = ((ended[0] * 0, ended[1] * 0), live)
-        self.zeroed, self.started = set(), set()
 
     def points(self, metric: semconv.Metric, *, zero: bool) -> Iterator[tuple[float, Labels]]:
         """The values and labels of ``metric``; with ``zero`` a counter's series at 0."""
@@ -125,7 +102,7 @@ class ModelSeries:
         elif metric is semconv.PROFILE_ROWS:
             yield self._rows, self._model
         elif metric is semconv.DRIFT_THRESHOLD:
-            thresholds = [one.threshold for one in self._state[1] if not one.retired]
+            thresholds = [one.threshold for one in self.succession.live]
             if thresholds:
                 yield max(thresholds), self._model
         elif metric is semconv.SERIES_OMITTED:
@@ -134,25 +111,20 @@ class ModelSeries:
             yield from self._drift(metric)
 
     def _say_farewell(self) -> None:
-        if not self._state[1] and time.monotonic() - self._ended_at > _FAREWELL_S:
+        if self.succession.over:
             collected.leave(self)  # it stays known: should its profile be monitored again, its counts go on
-            if self._state[1]:  # by a monitor that was made just now
+            if not self.succession.over:  # a monitor was made just now
                 collected.join(self)
 
     def _counts(self, columns: Sequence[int], *, zero: bool) -> Iterator[tuple[float, Labels]]:
-        ended, live = self._state
-        counts = ended[0] if zero else sum((one.totals() for one in live), ended[0])
-        retired = [one for one in live if one.retired]
-        if retired:
-            self._let_go(retired)
+        counts, _ = self.succession.total()
         for index in columns:
             row = counts[index].tolist()
             for position, labels in self._cells(index):
                 yield 0 if zero else row[position], labels
 
     def _violations(self, *, zero: bool) -> Iterator[tuple[float, Labels]]:
-        ended, live = self._state
-        counts = ended[1] if zero else sum((one.violations() for one in live), ended[1])
+        _, counts = self.succession.total()
         for index, kind in self._breakable:
             yield 0 if zero else int(counts[index, kind]), {**self._names[index], semconv.VIOLATION: KINDS[kind]}
 
@@ -180,7 +152,7 @@ class ModelSeries:
     def _drift(self, metric: semconv.Metric) -> Iterator[tuple[float, Labels]]:
         """The figures of the monitor whose window shows most, where a process has several of one profile."""
         for index in (*self._features, *self._outputs):
-            found = [results[index] for one in self._state[1] if not one.retired and (results := one.results())]
+            found = [results[index] for one in self.succession.live if (results := one.results())]
             if not found:
                 continue
             for value, labels in self._figures(metric, found):
@@ -215,9 +187,14 @@ def series_of(profile: Profile, reference: Reference, methods: Sequence[str], ma
     return found
 
 
-def after_fork_in_child() -> None:
+def _after_fork_in_child() -> None:
     """Start every series again from zero, with a lock that nobody holds."""
     global _lock  # noqa: PLW0603 - the inherited one may be held by a thread that is not here
     _lock = threading.RLock()
     for found in _known.values():
-        found.start_afresh()
+        found.begin_at_zero()  # also those that are not collected at the moment
+        found.succession.start_afresh()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -13,7 +13,7 @@ from otel_mlobs.core.rankings import ANY
 from otel_mlobs.core.records import NO_CURRENCY, Label, Prediction, stream_of
 from otel_mlobs.settings.checks import number
 from otel_mlobs.settings.times import seconds
-from otel_mlobs.telemetry import collected, guard, prediction_ids, ranking_series
+from otel_mlobs.telemetry import guard, prediction_ids, ranking_series
 from otel_mlobs.telemetry.claiming import LONGEST_FINISH_S, Claiming, checked_store
 from otel_mlobs.telemetry.following import checked_amount
 from otel_mlobs.telemetry.keeper import keeper
@@ -382,10 +382,6 @@ _monitors: weakref.WeakSet[RankingMonitor] = weakref.WeakSet()
 def _after_fork_in_child() -> None:
     global _monitors
     inherited, _monitors = list(_monitors), weakref.WeakSet()
-    collected.after_fork_in_child()
-    prediction_ids.after_fork_in_child()
-    ranking_series.after_fork_in_child()
-    keeper.after_fork_in_child()
     for monitor in inherited:
         monitor.start_afresh()
         _monitors.add(monitor)
