@@ -189,14 +189,17 @@ def test_signal_handlers_and_finalisers_may_observe() -> None:
         rng = np.random.default_rng(3)
         profile = mlobs.Profile.fit({"x": rng.random(500)}, model="m")
         monitor = mlobs.Monitor(profile, window=1.0, pane=0.01)
-        ticks = finals = 0
+        ticks = batches = finals = depth = 0
         def tick(*_):
-            global ticks
+            global ticks, batches, depth
+            depth += 1
             monitor.observe((0.5,))
             ticks += 1
-            if ticks % 5 == 0:
+            if ticks % 5 == 0 and depth < 10:  # on a busy machine each status would bring the next, without an end
                 monitor.status()
                 monitor.observe(np.full((40, 1), 0.5))
+                batches += 1
+            depth -= 1
         class Final:
             def __del__(self):
                 global finals
@@ -215,11 +218,11 @@ def test_signal_handlers_and_finalisers_may_observe() -> None:
         signal.setitimer(signal.ITIMER_REAL, 0)
         del cycle
         gc.collect()
-        expected = 30_000 + ticks + ticks // 5 * 40 + finals
-        print(ticks > 50, finals, monitor._counting.totals().sum() == expected)
+        counted = monitor._counting.totals().sum()
+        print(ticks > 50, batches > 5, finals, counted - (30_000 + ticks + batches * 40 + finals))
         """
     )
-    assert ran.out == "True 3000 True\n"
+    assert ran.out == "True True 3000 0\n", ran.err
 
 
 def test_a_log_handler_may_observe(caplog: pytest.LogCaptureFixture) -> None:
