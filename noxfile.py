@@ -31,7 +31,8 @@ def pytest(session: nox.Session, *arguments: str) -> None:
     """Runs pytest; where MLOBS_JUNIT names a folder, the session's report goes there for `.ci/run` to count."""
     reports = os.environ.get("MLOBS_JUNIT")
     report = [f"--junitxml={Path(reports, session.name + '.xml')}"] if reports else []
-    parallel = ["-n", "2", "--dist", "loadfile"]  # whole files: a page's examples share their names
+    # Half of the time is waiting. Whole files: a page's examples share their names.
+    parallel = ["-n", "4", "--dist", "loadfile"]
     session.run("pytest", *parallel, *report, *arguments, *session.posargs)
 
 

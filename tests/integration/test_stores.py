@@ -262,7 +262,8 @@ class Lossy:
                 return
             server = socket.create_connection(("127.0.0.1", self._to))
             losing = threading.Event()
-            threading.Thread(target=self._pass_on, args=(client, server, losing, next(self._lives)), daemon=True).start()
+            life = next(self._lives)
+            threading.Thread(target=self._pass_on, args=(client, server, losing, life), daemon=True).start()
             threading.Thread(target=self._pass_on, args=(server, client, losing), daemon=True).start()
 
     def _pass_on(self, source: socket.socket, sink: socket.socket, losing: threading.Event, life: int = 0) -> None:
