@@ -43,7 +43,7 @@ class Metric:
     """A metric the library emits; ``attributes`` is the whole allow-list of its labels."""
 
     name: str
-    instrument: Literal["counter", "histogram", "gauge"]
+    instrument: Literal["counter", "histogram", "gauge", "updowncounter"]
     unit: str
     description: str
     attributes: tuple[Attribute, ...]
