@@ -96,6 +96,13 @@ def spark(session: nox.Session) -> None:
 
 
 @nox.session
+def gpu(session: nox.Session) -> None:
+    """The readings of a real GPU, against nvidia-smi's own and under load; needs one, and PyTorch for the load."""
+    session.install(".[all]", *group("test"), *group("gpu"))
+    pytest(session, "-n", "0", "-m", "gpu", "tests/test_gpu_real.py")
+
+
+@nox.session
 def lint(session: nox.Session) -> None:
     """Ruff's rules and its formatting."""
     session.install(*group("lint"))

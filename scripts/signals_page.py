@@ -11,6 +11,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from otel_mlobs import semconv
+from otel_mlobs.tools.rules import prometheus_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -56,15 +57,16 @@ The labels listed are all that a metric can have; user ids, item ids and feature
 def render() -> str:
     """The page, in Markdown."""
     return "\n".join(
-        [INTRODUCTION, SPANS, _attributes(semconv.COMMON_ATTRIBUTES), *_spans(), AROUND, METRICS, *_metrics()]
+        [
+            INTRODUCTION,
+            SPANS,
+            _attributes(semconv.COMMON_ATTRIBUTES),
+            *_spans(),
+            AROUND,
+            METRICS,
+            *_metrics(),
+        ]
     )
-
-
-def prometheus_name(metric: semconv.Metric) -> str:
-    """The metric's name in PromQL, where it came by OTLP: dots become underscores, units and kinds become suffixes."""
-    name = metric.name.replace(".", "_")
-    unit = {"s": "_seconds"}.get(metric.unit, "_ratio" if (metric.instrument, metric.unit) == ("gauge", "1") else "")
-    return name + unit + ("_total" if metric.instrument == "counter" else "")
 
 
 def _spans() -> Iterable[str]:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import re
 import typing
+from pathlib import Path
 
-from opentelemetry.semconv._incubating.attributes import feature_flag_attributes
+from opentelemetry.semconv._incubating.attributes import feature_flag_attributes, hw_attributes, network_attributes
+from opentelemetry.semconv._incubating.metrics import hw_metrics
 from opentelemetry.semconv.attributes import error_attributes, exception_attributes
 
 from otel_mlobs import semconv
@@ -22,7 +24,29 @@ def test_names_are_namespaced_and_unique() -> None:
         assert re.fullmatch(r"mlobs(\.[a-z][a-z_]*)+", key), key
     names = [metric.name for metric in semconv.METRICS]
     assert len(set(names)) == len(names)
-    assert all(re.fullmatch(r"mlobs(\.[a-z][a-z_]*)+", name) for name in names)
+    for name in names:
+        assert re.fullmatch(r"mlobs(\.[a-z][a-z_]*)+", name) or name in OPENTELEMETRYS, name
+
+
+OPENTELEMETRYS = {value for module in (hw_metrics,) for key, value in vars(module).items() if key.isupper()}
+
+
+def test_metrics_of_the_conventions_are_as_these_have_them() -> None:
+    """Unit and instrument of every ``hw.*`` are written in the package of OpenTelemetry's conventions."""
+    text = Path(hw_metrics.__file__).read_text()
+    found = {
+        name: (instrument, unit)
+        for name, instrument, unit in re.findall(
+            r'^HW_\w+: Final = "(.+?)"\n"""\n(?:.*\n)*?Instrument: (\w+)\nUnit: (\S+)\n', text, re.MULTILINE
+        )
+    }
+    ours = {metric.name: (metric.instrument, metric.unit) for metric in semconv.METRICS if metric.name in found}
+    assert len(ours) == 12
+    assert ours == {name: found[name] for name in ours}
+    keys = {attribute.key for metric in semconv.GPU_METRICS for attribute in metric.attributes}
+    known = {value for key, value in vars(hw_attributes).items() if key.startswith("HW_")}
+    assert {key for key in keys if key.startswith("hw.")} <= known
+    assert network_attributes.NETWORK_IO_DIRECTION in keys
 
 
 def test_no_name_is_the_beginning_of_another() -> None:
@@ -65,6 +89,9 @@ def test_labels_are_bounded() -> None:
         "mlobs.currency", "mlobs.performance.metric", "mlobs.performance.bound", "mlobs.outcome.store.kind",
         "mlobs.outcome.store.reason", "mlobs.ranking.event", "mlobs.ranking.position", "mlobs.agreement.result",
         "mlobs.shadow.version", "mlobs.feature.result", "mlobs.feature.value", "mlobs.input.violation",
+        "hw.id", "hw.name", "hw.parent", "hw.type", "hw.model", "hw.vendor", "hw.driver_version", "hw.state",
+        "hw.gpu.task", "hw.sensor_location", "hw.limit_type", "network.io.direction", "mlobs.gpu.link",
+        "mlobs.gpu.unit", "mlobs.gpu.clock_domain", "mlobs.gpu.throttle_reason", "mlobs.gpu.page_state",
     }  # fmt: skip
     assert {attribute.key for metric in semconv.METRICS for attribute in metric.attributes} == allowed
     assert "error.type" not in {attribute.key for attribute in semconv.OPERATION_ERRORS.attributes}

@@ -8,6 +8,9 @@ from importlib.util import find_spec
 GROUP = "otel_mlobs_integrations"
 """The entry-point group; each names a module with ``instrument()`` and ``uninstrument()``."""
 
+_LIBRARIES = {"nvml": "pynvml"}
+"""What is imported, where that is not the integration's name."""
+
 _active: dict[str, EntryPoint] = {}
 
 
@@ -20,9 +23,12 @@ def instrument(*names: str) -> tuple[str, ...]:
     """
     known = _known(names)
     for name in names or sorted(known):
-        if name in _active or (not names and find_spec(name) is None):
+        if name in _active or (not names and find_spec(_LIBRARIES.get(name, name)) is None):
             continue
-        known[name].load().instrument()
+        integration = known[name].load()
+        if not names and not getattr(integration, "present", _always)():
+            continue
+        integration.instrument()
         _active[name] = known[name]
     return tuple(sorted(_active))
 
@@ -38,6 +44,10 @@ def uninstrument(*names: str) -> None:
         found = _active.pop(name, None)
         if found is not None:
             found.load().uninstrument()
+
+
+def _always() -> bool:
+    return True
 
 
 def active() -> tuple[str, ...]:

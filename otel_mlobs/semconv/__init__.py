@@ -12,6 +12,8 @@ from __future__ import annotations
 from typing import Final
 
 from otel_mlobs.semconv.attributes import *  # noqa: F403
+from otel_mlobs.semconv.gpu_metrics import *  # noqa: F403
+from otel_mlobs.semconv.gpu_metrics import GPU_METRICS
 from otel_mlobs.semconv.keys import *  # noqa: F403
 from otel_mlobs.semconv.metrics import *  # noqa: F403
 from otel_mlobs.semconv.metrics import (
@@ -129,4 +131,5 @@ METRICS: Final = (
     FEATURE_VIEW_LAST_UPDATE,
     FEATURE_VIEW_OBJECTIVE,
     CANDIDATES,
+    *GPU_METRICS,
 )

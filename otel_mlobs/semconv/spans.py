@@ -12,6 +12,7 @@ from otel_mlobs.semconv.attributes import (
     VARIANT_LABEL,
     VIEW_LABEL,
 )
+from otel_mlobs.semconv.gpu_metrics import GPU_OPERATION_ATTRIBUTES
 from otel_mlobs.semconv.keys import (
     BATCH_SIZE,
     CANDIDATE_COUNT,
@@ -101,6 +102,7 @@ SPANS: Final = (
             Attribute(CANDIDATE_SCORE_MIN, "double", "The lowest retrieval score, where there are scores.", "0.02"),
             Attribute(CANDIDATE_SCORE_MEAN, "double", "Their mean.", "0.31"),
             Attribute(CANDIDATE_SCORE_MAX, "double", "The highest.", "0.97"),
+            *GPU_OPERATION_ATTRIBUTES,
         ),
     ),
     SpanType(
@@ -113,6 +115,7 @@ SPANS: Final = (
             Attribute(RANKING_SCORE_MIN, "double", "The lowest score, where there are scores.", "0.11"),
             Attribute(RANKING_SCORE_MEAN, "double", "Their mean.", "0.52"),
             Attribute(RANKING_SCORE_MAX, "double", "The highest.", "0.98"),
+            *GPU_OPERATION_ATTRIBUTES,
         ),
     ),
     SpanType(
@@ -158,6 +161,7 @@ SPANS: Final = (
             STATUS_LABEL,
             Attribute(DRIFT_SCORE, "double", "The PSI of the feature that moved furthest.", "0.31"),
             Attribute(DRIFT_FEATURE, "string", "That feature.", "income"),
+            *GPU_OPERATION_ATTRIBUTES,
         ),
         (DRIFT_CHANGED,),
     ),

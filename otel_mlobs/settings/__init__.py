@@ -59,6 +59,10 @@ DEFAULT_TIMEOUT = 10.0
 DEFAULT_LATENCY_OBJECTIVE = 0.08
 
 
+GPU_NAMES = ("otel", "dcgm", "both")
+GPU_REPORTERS = ("elected", "each")
+
+
 class Headers(Mapping[str, str]):
     """Headers whose values never show in a repr: they hold tokens."""
 
@@ -118,6 +122,10 @@ class Settings:
     latency_objective: float
     feature_age_objective: float | None
     exception_messages: bool
+    gpu: bool
+    gpu_names: Literal["otel", "dcgm", "both"]
+    gpu_reporter: Literal["elected", "each"]
+    host: bool
     disabled: bool
     notes: tuple[str, ...] = ()
 
@@ -131,7 +139,7 @@ ARGUMENTS = (
     "headers", "compression", "timeout", "certificate", "client_certificate", "client_key", "path", "logs",
     "service_version", "service_namespace", "environment", "instance_id", "resource_attributes", "sampling_ratio",
     "metric_interval", "latency_objective", "feature_age_objective",
-    "exception_messages",
+    "exception_messages", "gpu", "gpu_names", "gpu_reporter", "host",
 )  # fmt: skip
 """What may be said, as an argument of ``configure`` or as a key of the file's ``[configure]`` table."""
 
@@ -213,9 +221,19 @@ class _Resolver:
             ),
             feature_age_objective=self._feature_age_objective(),
             exception_messages=messages,
+            gpu=checked_bool("gpu", self._value("gpu", default=False)),
+            gpu_names=self._one_of("gpu_names", GPU_NAMES),
+            gpu_reporter=self._one_of("gpu_reporter", GPU_REPORTERS),
+            host=checked_bool("host", self._value("host", default=False)),
             disabled=self._environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true",
             notes=tuple(self._notes),
         )
+
+    def _one_of(self, name: str, known: tuple[str, ...]) -> Any:
+        value = self._value(name, default=known[0])
+        if value not in known:
+            raise ConfigurationError(f"{name} must be one of {', '.join(map(repr, known))}, got {value!r}")
+        return value
 
     # -- where a value comes from -------------------------------------------------------------------------------------
 

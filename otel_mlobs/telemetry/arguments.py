@@ -6,7 +6,7 @@ import difflib
 import inspect
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from otel_mlobs import semconv
 from otel_mlobs.settings.times import seconds
@@ -71,6 +71,19 @@ def checked_reading(
     if timestamp is None and default is None:
         return None
     return Reading(timestamp, None if objective is None else seconds("objective", objective), default)
+
+
+def checked_gpu(value: object) -> int | Literal["current"] | None:
+    """Which GPU an operation uses: None where that is not asked, "current" where the framework in use says it."""
+    if value is None or value is False:
+        return None
+    if value is True:
+        return "current"
+    if not isinstance(value, int):
+        raise TypeError(f"gpu must be true, false, or the number of a GPU as nvidia-smi counts, got {value!r}")
+    if value < 0:
+        raise ValueError(f"gpu must be the number of a GPU, from 0, got {value!r}")
+    return value
 
 
 def check_options(function: str, options: Collection[str], known: frozenset[str], others: str = "") -> None:

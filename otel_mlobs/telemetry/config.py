@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 import threading
+from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry import metrics, trace
@@ -14,7 +15,7 @@ from opentelemetry import metrics, trace
 from otel_mlobs import settings as settings_room
 from otel_mlobs.errors import ConfigurationError, MissingExtraError
 from otel_mlobs.settings.checks import number
-from otel_mlobs.telemetry import freshness, guard, hooks, instruments, running
+from otel_mlobs.telemetry import foreign, freshness, guard, hooks, instruments, running
 from otel_mlobs.telemetry import operations as _operations  # noqa: F401 - loaded now: a fork or a signal in the middle of a later import would find half of it
 from otel_mlobs.telemetry.bounded import Signal, flush_all, stop_all
 from otel_mlobs.telemetry.instruments import DEFAULT_DURATION_BOUNDS
@@ -76,6 +77,10 @@ def configure(
     latency_objective: float | None = None,
     feature_age_objective: float | str | None = None,
     exception_messages: bool | None = None,
+    gpu: bool | None = None,
+    gpu_names: str | None = None,
+    gpu_reporter: str | None = None,
+    host: bool | None = None,
 ) -> None:
     """Set up telemetry for this process, once, and say plainly what is wrong if it cannot be.
 
@@ -115,14 +120,20 @@ def configure(
         feature_age_objective: How old features may be, in seconds or as ``"15m"``, where a ``feature_lookup`` has no
             ``objective`` of its own; none unless set, and then no lookup is stale.
         exception_messages: Whether spans carry exception messages. They quote values: false unless set.
+        gpu: Report NVIDIA's GPUs as metrics, through NVML. ``CUDA_VISIBLE_DEVICES`` is heeded.
+        gpu_names: ``"otel"`` (default), ``"dcgm"`` (the names and labels of NVIDIA's DCGM exporter), or ``"both"``.
+        gpu_reporter: ``"elected"`` (default: of a service's processes on a host one reports, another when it dies), or
+            ``"each"``.
+        host: Report the machine, the container and this process as metrics, and describe them in the resource. Needs
+            the extra ``host``.
 
     Raises:
         ConfigurationError: a value is wrong; nothing was changed.
-        MissingExtraError: ``logs=True`` without the extra ``logs``.
+        MissingExtraError: ``logs=True`` without the extra ``logs``, ``host=True`` without the extra ``host``.
     """
     arguments = dict(locals())
-    foreign = _foreign_signals() if _state.settings is None else ()
-    resolved = settings_room.resolve(arguments, taken=foreign)
+    there = foreign.signals() if _state.settings is None else ()
+    resolved = settings_room.resolve(arguments, taken=there)
     if resolved.logs and not resolved.disabled:
         _require_logging_instrumentation()
     with _configuring:
@@ -135,7 +146,7 @@ def configure(
             return
         building = _Building()
         if not resolved.disabled:
-            _build_or_refuse(building, resolved, foreign)
+            _build_or_refuse(building, resolved, there)
         _state.settings = resolved
         _logger.addHandler(_OursOnStderr())
         running.record_exception_messages(resolved.exception_messages)
@@ -148,13 +159,25 @@ def configure(
             return
         for note in resolved.notes:
             _logger.warning("%s", note)
-        _name_ignored(foreign, arguments, resolved)
+        foreign.name_ignored(there, arguments, resolved)
         for start in building.starts:
             start()
+        for name in _HARDWARE:
+            if getattr(resolved, name):
+                _hardware(name).start(resolved)
         os.register_at_fork(
             before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child
         )
         atexit.register(shutdown)
+
+
+_HARDWARE = ("gpu", "host")
+
+
+def _hardware(name: str) -> Any:
+    """The room of readings is above this one: it is found by entry point."""
+    (point,) = entry_points(group="otel_mlobs_hardware", name=name)
+    return point.load()
 
 
 def force_flush(timeout: float = DEFAULT_FLUSH_TIMEOUT) -> bool:
@@ -184,6 +207,9 @@ def shutdown(timeout: float = DEFAULT_FLUSH_TIMEOUT) -> bool:
     try:
         hooks.run_before_shutdown(timeout / 2)
         _state.sent = stop_all(_state.signals, timeout)
+        for name in _HARDWARE:
+            if getattr(_state.settings, name):
+                _hardware(name).stop()
         _let_handlers_go()
     finally:
         _state.stopped.set()
@@ -210,30 +236,6 @@ def active_settings() -> Settings | None:
     return _state.settings
 
 
-_PROVIDERS: dict[settings_room.Signal, str] = {"traces": "tracer", "metrics": "meter", "logs": "logger"}
-_OURS_ANYWAY = ("exception_messages", "feature_age_objective", "latency_objective", "logs")
-_OF_ONE_SIGNAL: dict[settings_room.Signal, tuple[str, ...]] = {
-    "traces": ("traces_endpoint", "sampling_ratio"),
-    "metrics": ("metrics_endpoint", "metric_interval"),
-    "logs": ("logs_endpoint",),
-}
-
-
-def _name_ignored(foreign: Collection[settings_room.Signal], arguments: Mapping[str, Any], resolved: Settings) -> None:
-    """Name once what could not be used, because providers were there before."""
-    concerned = [signal for signal in foreign if signal != "logs" or resolved.logs]
-    untouched = {name for signal, names in _OF_ONE_SIGNAL.items() if signal not in foreign for name in names}
-    untouched.update(_OURS_ANYWAY)
-    ignored = [name for name, value in arguments.items() if value is not None and name not in untouched]
-    if concerned and ignored:
-        _logger.warning(
-            "a %s provider is already set, by your code or by opentelemetry-instrument: it is used as it is, and for "
-            "it this is ignored: %s",
-            " and a ".join(_PROVIDERS[signal] for signal in concerned),
-            ", ".join(ignored),
-        )
-
-
 class _Building:
     """What is built, and comes into force only once all of it is: OpenTelemetry takes a provider once."""
 
@@ -242,10 +244,10 @@ class _Building:
         self.discards: list[Callable[[], object]] = []
 
 
-def _build_or_refuse(building: _Building, resolved: Settings, foreign: Collection[settings_room.Signal]) -> None:
+def _build_or_refuse(building: _Building, resolved: Settings, there: Collection[settings_room.Signal]) -> None:
     """Build, or say what the SDK does not take, which reads variables of its own, and leave nothing behind."""
     try:
-        _build(building, resolved, foreign)
+        _build(building, resolved, there)
     except Exception as error:
         for discard in building.discards:
             discard()
@@ -254,7 +256,7 @@ def _build_or_refuse(building: _Building, resolved: Settings, foreign: Collectio
         raise ConfigurationError(f"telemetry cannot be set up, see the OTEL_* variables: {error}") from error
 
 
-def _build(building: _Building, resolved: Settings, foreign: Collection[settings_room.Signal]) -> None:
+def _build(building: _Building, resolved: Settings, there: Collection[settings_room.Signal]) -> None:
     """Build the providers that are not there yet."""
     from otel_mlobs.telemetry.resource import make_resource
 
@@ -265,7 +267,7 @@ def _build(building: _Building, resolved: Settings, foreign: Collection[settings
     if points is not None:
         _build_metrics(building, points, resolved, resource)
     if resolved.logs:
-        _build_logs(building, records, resource, sending=records is not None or "logs" in foreign)
+        _build_logs(building, records, resource, sending=records is not None or "logs" in there)
 
 
 def _build_traces(building: _Building, pipeline: Pipeline, resolved: Settings, resource: ProcessResource) -> None:
@@ -290,13 +292,21 @@ def _build_traces(building: _Building, pipeline: Pipeline, resolved: Settings, r
     building.starts.append(lambda: _add_signal("traces", provider.force_flush, provider.shutdown, sending))
 
 
+def _capitals(resolved: Settings) -> Collection[str]:
+    """Names of instruments that the SDK would write in small letters."""
+    return () if resolved.gpu_names == "otel" else _hardware("gpu").DCGM_NAMES
+
+
 def _build_metrics(building: _Building, pipeline: Pipeline, resolved: Settings, resource: ProcessResource) -> None:
+    from opentelemetry.sdk.metrics.view import View
+
     from otel_mlobs.telemetry.pipelines import MetricPipeline
     from otel_mlobs.telemetry.readers import OwnMeterProvider
 
     made = MetricPipeline(_per_process(building, pipeline), resolved.metric_interval)
     building.discards.append(made.exporter.stop)
-    provider = OwnMeterProvider(made.reader, resource=resource, shutdown_on_exit=False)
+    views = [View(instrument_name=name.lower(), name=name) for name in _capitals(resolved)]
+    provider = OwnMeterProvider(made.reader, resource=resource, views=views, shutdown_on_exit=False)
 
     def start() -> None:
         metrics.set_meter_provider(provider)
@@ -415,20 +425,6 @@ def _maker(pipeline: Pipeline) -> Callable[[], Any]:
     from otel_mlobs.telemetry.pipelines import otlp_exporter
 
     return lambda: otlp_exporter(pipeline)
-
-
-def _foreign_signals() -> tuple[settings_room.Signal, ...]:
-    """The signals for which somebody has set a provider."""
-    from opentelemetry._logs import get_logger_provider
-
-    # The API keeps two of its proxies' classes private; their names tell them apart from what somebody set.
-    found: dict[settings_room.Signal, object] = {
-        "traces": trace.get_tracer_provider(),
-        "metrics": metrics.get_meter_provider(),
-        "logs": get_logger_provider(),
-    }
-    proxies = ("ProxyTracerProvider", "_ProxyMeterProvider", "ProxyLoggerProvider")
-    return tuple(signal for signal, provider in found.items() if type(provider).__name__ not in proxies)
 
 
 def _require_logging_instrumentation() -> None:

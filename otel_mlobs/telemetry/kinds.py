@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Protocol, Union
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Union
 
 from otel_mlobs import semconv
 from otel_mlobs.telemetry import distributions, readings
@@ -51,6 +51,7 @@ class Definition:
         "exception_messages",
         "expected",
         "generation",
+        "gpu",
         "metric_attributes",
         "model",
         "monitor",
@@ -76,8 +77,10 @@ class Definition:
         exception_messages: bool | None = None,
         monitor: Observer | None = None,
         reading: LookupReading | None = None,
+        gpu: int | Literal["current"] | None = None,
     ) -> None:
         self.operation = operation
+        self.gpu = gpu
         self.monitor = monitor
         self.model = labels.get(semconv.MODEL_NAME)
         self.version = labels.get(semconv.MODEL_VERSION)
@@ -110,6 +113,7 @@ def cached_definition(
     expected: tuple[type[BaseException], ...],
     exception_messages: bool | None,
     reading: LookupReading | None,
+    gpu: int | Literal["current"] | None = None,
 ) -> Definition:
     """One definition for all context managers written with the same arguments: they are made anew at every call."""
     return Definition(
@@ -120,6 +124,7 @@ def cached_definition(
         expected=expected,
         exception_messages=exception_messages,
         reading=reading,
+        gpu=gpu,
     )
 
 

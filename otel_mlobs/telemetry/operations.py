@@ -18,6 +18,7 @@ from otel_mlobs.telemetry.arguments import (
     checked_callable,
     checked_count,
     checked_expected,
+    checked_gpu,
     checked_inputs,
     checked_label,
     checked_reading,
@@ -47,7 +48,8 @@ __all__ = [
 ]
 
 _COMMON = frozenset(("model", "version", "inputs", "outputs", "attributes", "expected", "exception_messages"))
-_FOLLOWED = _COMMON | {"variant", "monitor"}
+_ON_GPU = _COMMON | {"gpu"}
+_FOLLOWED = _ON_GPU | {"variant", "monitor"}
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -75,6 +77,7 @@ class OperationSpec:
         requested: int | None = None,
         monitor: Monitor | None = None,
         reading: Reading | None = None,
+        gpu: bool | int | None = None,
     ) -> None:
         if exception_messages is not None and not isinstance(exception_messages, bool):
             raise TypeError(f"exception_messages must be true, false or None, got {exception_messages!r}")
@@ -87,6 +90,7 @@ class OperationSpec:
             checked_expected(expected),
             exception_messages,
             reading,
+            checked_gpu(gpu),
         )
         self._inputs = checked_inputs(inputs)
         self._outputs = checked_callable("outputs", outputs)
@@ -164,7 +168,7 @@ class OperationSpec:
         return _removed(found, running)
 
     def _definition(self, function_name: str | None) -> Definition:
-        operation, labels, requested, expected, messages, reading = self._definition_arguments
+        operation, labels, requested, expected, messages, reading, gpu = self._definition_arguments
         # operation("rerank") over def rerank is called "rerank", not "rerank rerank"
         target = self._target or (function_name if function_name != operation else None)
         if self._monitor is not None:
@@ -175,11 +179,11 @@ class OperationSpec:
             )
             return self._monitor.definition(key, lambda: self._new_definition(target))
         if not self._attributes:
-            return cached_definition(operation, target, labels, requested, expected, messages, reading)
+            return cached_definition(operation, target, labels, requested, expected, messages, reading, gpu)
         return self._new_definition(target)
 
     def _new_definition(self, target: str | None) -> Definition:
-        operation, labels, requested, expected, messages, reading = self._definition_arguments
+        operation, labels, requested, expected, messages, reading, gpu = self._definition_arguments
         return Definition(
             operation,
             target,
@@ -190,6 +194,7 @@ class OperationSpec:
             exception_messages=messages,
             monitor=self._monitor,
             reading=reading,
+            gpu=gpu,
         )
 
 
@@ -278,6 +283,7 @@ def candidate_generation(
     attributes: Mapping[str, AttributeValue] | None = None,
     expected: type[BaseException] | Sequence[type[BaseException]] = (),
     exception_messages: bool | None = None,
+    gpu: bool | int | None = None,
 ) -> OperationSpec: ...
 def candidate_generation(
     function: F | None = None, /, *, source: str | None = None, k: int | None = None, **options: Any
@@ -289,12 +295,12 @@ def candidate_generation(
         source: What generates them, as ``"two_tower"``; the span is named after it.
         k: How many are asked for.
         options: ``model``, ``version``, ``inputs``, ``outputs``, ``attributes``, ``expected``,
-            ``exception_messages``, as for :func:`prediction`.
+            ``exception_messages``, ``gpu``, as for :func:`prediction`.
 
     The result gives the count; scores are summarised where they come as floats, ``(item, score)`` pairs, mappings
     with a ``"score"``, a mapping from item to score, or a frame with a column ``score``.
     """
-    check_options("candidate_generation", options, _COMMON, "source k")
+    check_options("candidate_generation", options, _ON_GPU, "source k")
     requested = checked_count("k", k)
     model = options.pop("model", None)
     labels = {
@@ -321,6 +327,7 @@ def ranking(
     attributes: Mapping[str, AttributeValue] | None = None,
     expected: type[BaseException] | Sequence[type[BaseException]] = (),
     exception_messages: bool | None = None,
+    gpu: bool | int | None = None,
 ) -> OperationSpec: ...
 def ranking(function: F | None = None, /, **options: Any) -> Any:
     """Trace and time the ordering of candidates.
@@ -328,7 +335,7 @@ def ranking(function: F | None = None, /, **options: Any) -> Any:
     Args:
         function: The callable, where the decorator stands bare.
         options: ``model``, ``version``, ``variant``, ``inputs`` (the items that go in, as ``inputs="items"``),
-            ``outputs``, ``attributes``, ``expected``, ``exception_messages``, as for :func:`prediction`.
+            ``outputs``, ``attributes``, ``expected``, ``exception_messages``, ``gpu``, as for :func:`prediction`.
 
     Items that went in and came out are counted, scores are summarised as for :func:`candidate_generation`. With
     ``monitor``, a :class:`otel_mlobs.RankingMonitor`, what comes out is registered, so that clicks find it; ``model``
@@ -363,6 +370,7 @@ def prediction(
     attributes: Mapping[str, AttributeValue] | None = None,
     expected: type[BaseException] | Sequence[type[BaseException]] = (),
     exception_messages: bool | None = None,
+    gpu: bool | int | None = None,
 ) -> OperationSpec: ...
 def prediction(function: F | None = None, /, **options: Any) -> Any:
     """Trace and time a model that turns inputs into scores, classes or values.
@@ -382,6 +390,9 @@ def prediction(function: F | None = None, /, **options: Any) -> Any:
             - ``expected``: an exception class or several that are answers and not errors.
             - ``exception_messages``: whether the span carries the messages of exceptions. They quote values, so the
               default is what :func:`otel_mlobs.configure` was told, which is no unless set.
+            - ``gpu``: put on the span what the GPU did meanwhile: energy, time, memory. True for the current device of
+              PyTorch or CuPy, or else the only one there is; or its number, as nvidia-smi counts. Needs
+              ``configure(gpu=True)``.
 
     Outputs of shape (n, 2) mean P(positive) in the second column. Batch size, and minimum, mean, maximum and standard
     deviation of the scores, are put on the span; one class for one row is its ``mlobs.prediction.class``.

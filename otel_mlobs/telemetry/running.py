@@ -8,7 +8,7 @@ what can be known at decoration waits in a :class:`~otel_mlobs.telemetry.kinds.D
 from __future__ import annotations
 
 from time import perf_counter, time_ns
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from opentelemetry import context as otel_context
 from opentelemetry import trace
@@ -79,6 +79,11 @@ class Operation:
     def version(self) -> str | None:
         """The model's version, where one was given."""
         return self._definition.version
+
+    @property
+    def gpu(self) -> int | Literal["current"] | None:
+        """Which GPU it was said to use, by number or as the framework in use says; None where nothing was said."""
+        return self._definition.gpu
 
     @property
     def span(self) -> Span:

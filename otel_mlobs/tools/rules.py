@@ -13,7 +13,8 @@ from otel_mlobs.semconv import Attribute, Metric
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-_UNITS = {"s": "seconds", "By": "bytes", "J": "joules", "W": "watts", "Cel": "celsius", "Hz": "hertz"}
+_UNITS = {"s": "seconds", "By": "bytes", "J": "joules", "W": "watts", "Cel": "celsius", "Hz": "hertz",
+          "By/s": "bytes_per_second"}  # fmt: skip
 _DURATION = {"w": 604_800, "d": 86_400, "h": 3_600, "m": 60, "s": 1}
 
 

@@ -1,0 +1,92 @@
+"""One reporter among the processes of a service on a host: a lock that its holder's death gives back."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+
+class NoPlaceError(OSError):
+    """There is no folder of the user's own for the lock."""
+
+
+class Election:
+    """The lock of ``name``, one process at a time; taken over when its holder dies, however it does.
+
+    POSIX record locks are the process's: forked children do not have them, and cannot give them back by mistake.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = hashlib.sha256(name.encode("utf-8", "replace")).hexdigest()[:16]
+        self._file: int | None = None
+
+    @property
+    def won(self) -> bool:
+        """Whether this process holds the lock."""
+        return self._file is not None
+
+    def stand(self) -> bool:
+        """Try to get the lock, without waiting; true where it is held now.
+
+        Raises:
+            NoPlaceError: no folder is the user's own.
+        """
+        if self._file is not None:
+            return True
+        if fcntl is None:
+            raise NoPlaceError("this system has no POSIX locks")
+        path = place() / f"gpu-{self._name}.lock"
+        try:
+            file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        except OSError as error:
+            raise NoPlaceError(f"{path}: {error.strerror}") from error
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(file)
+            return False
+        self._file = file
+        return True
+
+    def resign(self) -> None:
+        """Give the lock back."""
+        file, self._file = self._file, None
+        if file is not None:
+            os.close(file)
+
+    def start_afresh(self) -> None:
+        """In a forked child: the lock is the parent's, only the open file came along."""
+        self.resign()
+
+
+def place() -> Path:
+    """The folder for locks: in the user's runtime directory, else in the user's state directory; never a shared one.
+
+    Raises:
+        NoPlaceError: neither can be had, or it can be written to by others.
+    """
+    runtime = os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.getuid()}"
+    state = os.environ.get("XDG_STATE_HOME") or str(Path("~/.local/state").expanduser())
+    refused = []
+    for base in (Path(runtime), Path(state)):
+        folder = base / "otel-mlobs"
+        try:
+            if base == Path(state):
+                base.mkdir(mode=0o700, parents=True, exist_ok=True)
+            folder.mkdir(mode=0o700, exist_ok=True)
+            for each in (base, folder):
+                found = each.stat() if each == base else each.lstat()
+                if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
+                    raise PermissionError(f"{each} is not this user's alone")
+        except OSError as error:
+            refused.append(f"{folder}: {error.strerror or error}")
+            continue
+        return folder
+    raise NoPlaceError("; ".join(refused))

@@ -1,0 +1,44 @@
+"""GPU readings of this process: what ``configure(gpu=True)`` and ``instrument("nvml")`` start."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from otel_mlobs.hardware import dcgm, reporter, visible
+from otel_mlobs.hardware.election import Election
+from otel_mlobs.settings import DEFAULT_METRIC_INTERVAL
+
+if TYPE_CHECKING:
+    from otel_mlobs.settings import Settings
+
+__all__ = ["DCGM_NAMES", "start", "stop"]
+
+DCGM_NAMES = tuple(dcgm.SOURCES)
+"""What the meter provider has to write in capitals."""
+
+
+def start(settings: Settings | None) -> None:
+    """Report GPUs from the next collection on; nothing is asked of the driver before. A second call changes nothing."""
+    if reporter.current() is not None:
+        return
+    each = settings is not None and settings.gpu_reporter == "each"
+    reporter.use(
+        reporter.Reporter(
+            DEFAULT_METRIC_INTERVAL if settings is None else settings.metric_interval,
+            None if each else Election(_name(settings)),
+            "otel" if settings is None else settings.gpu_names,
+            only_visible=True,
+        )
+    )
+
+
+def _name(settings: Settings | None) -> str:
+    """Who elects one reporter: the processes of a service that see the same GPUs."""
+    entries = visible.asked()
+    service = "" if settings is None else settings.service_name or ""
+    return "\n".join([service, "all" if entries is None else ",".join(entries)])
+
+
+def stop() -> None:
+    """Report no more."""
+    reporter.stop()

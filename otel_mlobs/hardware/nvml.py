@@ -1,0 +1,441 @@
+"""The driver, through NVML: which devices there are, and one reading of each, whatever goes wrong.
+
+One thread at a time uses a :class:`Driver`, except that a device whose call hangs may be left to the thread that waits.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from typing import TYPE_CHECKING, Any
+
+from otel_mlobs.hardware import readers, visible
+from otel_mlobs.hardware.devices import HARDWARE_XIDS, Identity, Reading
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from otel_mlobs.hardware.devices import State
+
+_logger = logging.getLogger("otel_mlobs")
+
+_XIDS_AT_ONCE = 64
+_MOST_MIGS = 16
+
+
+class NoDriverError(RuntimeError):
+    """The driver cannot be used now; the message says what to do about it."""
+
+
+class Trouble:
+    """Says a thing once, until it is over; ``silent`` where somebody else says it."""
+
+    def __init__(self, *, silent: bool = False) -> None:
+        self._silent = silent
+        self._said: set[object] = set()
+
+    def say(self, key: object, message: str, *values: object) -> None:
+        """Log ``message``, unless ``key`` was said and has not ended since."""
+        if key not in self._said and not self._silent:
+            self._said.add(key)
+            _logger.warning(message, *values)
+
+    def end(self, key: object, message: str, *values: object) -> None:
+        """Log ``message`` where ``key`` was said."""
+        if key in self._said:
+            self._said.discard(key)
+            _logger.warning(message, *values)
+
+
+class Device:
+    """One GPU or MIG instance, and what it is asked for: what it does not support is not asked again."""
+
+    def __init__(self, nvml: Any, handle: Any, identity: Identity, parent: Any, trouble: Trouble) -> None:
+        self.identity = identity
+        self.busy = False
+        """Whether a thread is within a call on it."""
+        self.last_xid = 0
+        self.xids = 0
+        self._nvml = nvml
+        self._handle = handle
+        self._trouble = trouble
+        self._lost = False
+        self._readers = dict(readers.OF_GPU if identity.parent is None else readers.OF_MIG)
+        self._gpm = self._make_gpm(handle if parent is None else parent)
+        if identity.parent is None and self._gpm is None:
+            self._readers.update(readers.WITHOUT_GPM)
+
+    def _make_gpm(self, gpu: Any) -> readers.Gpm | None:
+        try:
+            if readers.Gpm.supported(self._nvml, gpu):
+                return readers.Gpm(self._nvml, gpu, self.identity.instance)
+        except self._nvml.NVMLError:
+            pass
+        return None
+
+    def read(self) -> Reading:
+        """All that can be read now.
+
+        Raises:
+            NoDriverError: the driver is not there any more.
+        """
+        taken = time.monotonic()
+        values: dict[str, float] = {}
+        try:
+            if self._lost:
+                self._handle = self._nvml.nvmlDeviceGetHandleByUUID(self.identity.uuid)
+            for name, reader in [*self._readers.items()]:
+                self._ask(name, values, reader)
+            if self._gpm is not None:
+                self._ask("GPM", values, lambda nvml, _: self._gpm_values(nvml, taken))
+        except _LostError as lost:
+            self._lose(lost)
+            return Reading(self.identity, "failed", taken, self._xid_values({}))
+        except self._nvml.NVMLError as error:  # of a device that was lost, by its handle
+            _raise_if_gone(self._nvml, error)
+            self._lose(error)
+            return Reading(self.identity, "failed", taken, self._xid_values({}))
+        if self._lost:
+            self._lost = False
+            self.last_xid = 0
+            self._trouble.end((self, "lost"), "GPU %s answers again", self.identity.name)
+        return Reading(self.identity, self._state(values), taken, self._xid_values(values))
+
+    def energy(self) -> tuple[float, float] | None:
+        """The energy counter in joules, and the power in watts; None where the device has none or does not answer.
+
+        Raises:
+            NoDriverError: the driver is not there any more.
+        """
+        nvml = self._nvml
+        try:
+            joules = nvml.nvmlDeviceGetTotalEnergyConsumption(self._handle) / 1000
+            return joules, nvml.nvmlDeviceGetPowerUsage(self._handle) / 1000
+        except nvml.NVMLError as error:
+            _raise_if_gone(nvml, error)
+            return None
+
+    def _gpm_values(self, nvml: Any, now: float) -> readers.Values:
+        return {} if self._gpm is None else self._gpm.read(nvml, now)
+
+    def _ask(self, name: str, values: dict[str, float], reader: readers.Reader) -> None:
+        nvml = self._nvml
+        try:
+            values.update(reader(nvml, self._handle))
+        except (nvml.NVMLError_NotSupported, nvml.NVMLError_FunctionNotFound, nvml.NVMLError_InvalidArgument):
+            self._forget(name)  # of another argument there is none
+        except nvml.NVMLError_NoPermission:
+            self._forget(name)
+            self._trouble.say(
+                ("permission", name),
+                "GPU readings: this user may not read %s; run with the rights to, or do without it",
+                name,
+            )
+        except nvml.NVMLError as error:
+            _raise_if_gone(nvml, error)
+            if error.value in (nvml.NVML_ERROR_GPU_IS_LOST, nvml.NVML_ERROR_RESET_REQUIRED):
+                raise _LostError(str(error)) from error
+            self._trouble.say((self, name), "GPU %s: the driver cannot say %s now: %s", self.identity.name, name, error)
+        except Exception as error:  # noqa: BLE001 - a driver of another time may answer what nobody expects
+            self._forget(name)
+            self._trouble.say(
+                (self, name),
+                "GPU %s: what the driver says of %s is not understood: %r",
+                self.identity.name,
+                name,
+                error,
+            )
+        else:
+            self._trouble.end((self, name), "GPU %s: the driver says %s again", self.identity.name, name)
+
+    def _forget(self, name: str) -> None:
+        self._readers.pop(name, None)
+        if name == "GPM":
+            self._gpm = None
+
+    def _lose(self, error: object) -> None:
+        self._lost = True
+        self._trouble.say(
+            (self, "lost"),
+            "GPU %s (%s) has been lost: %s. Look for XID in dmesg; it may need a reset or a reboot. The others are "
+            "still read",
+            self.identity.name,
+            self.identity.uuid,
+            error,
+        )
+
+    def _xid_values(self, values: dict[str, float]) -> dict[str, float]:
+        if self.identity.parent is None:
+            values["xids"], values["xid.last"] = self.xids, self.last_xid
+        return {key: value for key, value in values.items() if math.isfinite(value)}
+
+    def _state(self, values: dict[str, float]) -> State:
+        if self.last_xid == 79:
+            return "failed"
+        bad = ("volatile.ecc_uncorrected", "retired.pending", "remapped.pending", "remapped.failure")
+        if self.last_xid in HARDWARE_XIDS or any(values.get(key) for key in bad):
+            return "degraded"
+        return "ok"
+
+    def close(self) -> None:
+        """Give back what the driver keeps for it."""
+        if self._gpm is not None:
+            try:
+                self._gpm.close(self._nvml)
+            except self._nvml.NVMLError:
+                pass
+
+
+class _LostError(Exception):
+    """A device does not answer any more."""
+
+
+def _raise_if_gone(nvml: Any, error: Any) -> None:
+    if error.value in (
+        nvml.NVML_ERROR_UNINITIALIZED,
+        nvml.NVML_ERROR_DRIVER_NOT_LOADED,
+        nvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH,
+    ):
+        raise NoDriverError(_gone(nvml, error)) from error
+
+
+def _gone(nvml: Any, error: Any) -> str:
+    known = {
+        nvml.NVML_ERROR_LIBRARY_NOT_FOUND: "libnvidia-ml.so.1 is not here: there is no NVIDIA driver, or the container "
+        "was started without it (docker run --gpus all)",
+        nvml.NVML_ERROR_DRIVER_NOT_LOADED: "the NVIDIA driver is not loaded (nvidia-smi says more)",
+        nvml.NVML_ERROR_UNINITIALIZED: "the NVIDIA driver was unloaded",
+        nvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH: "the NVIDIA driver was updated under its library: restart the process "
+        "or the container once the new one is loaded",
+        nvml.NVML_ERROR_NO_PERMISSION: "this user may not use the NVIDIA driver: see the rights of /dev/nvidia*",
+    }
+    return known.get(error.value, f"the NVIDIA driver does not answer: {error}")
+
+
+class Driver:
+    """The driver, once it was opened.
+
+    Args:
+        only_visible: whether ``CUDA_VISIBLE_DEVICES`` says which devices are read.
+        reports: whether it says in the log what is wrong, and listens to XIDs.
+    """
+
+    def __init__(self, *, only_visible: bool = True, reports: bool = True) -> None:
+        self._only_visible = only_visible
+        self._reports = reports
+        self._nvml: Any = None
+        self._events: Any = None
+        self._counted: list[str] = []
+        self.trouble = Trouble(silent=not reports)
+        self.devices: tuple[Device, ...] = ()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there are devices to be read."""
+        return self._nvml is not None
+
+    def open(self) -> None:
+        """Begin to use the driver and find its devices; where it is open already, nothing happens.
+
+        Raises:
+            NoDriverError: it cannot be used.
+        """
+        if self._nvml is not None:
+            return
+        import pynvml as nvml
+
+        try:
+            nvml.nvmlInit()
+        except nvml.NVMLError as error:
+            raise NoDriverError(_gone(nvml, error)) from error
+        try:
+            self.devices = self._found(nvml)
+            self._counted = self._names(nvml)
+            self._nvml = nvml
+            if self._reports:
+                self._listen(nvml)
+        except BaseException as error:
+            self._nvml = None
+            _quietly(nvml, nvml.nvmlShutdown)
+            if isinstance(error, nvml.NVMLError):
+                raise NoDriverError(_gone(nvml, error)) from error
+            raise
+
+    def _found(self, nvml: Any) -> tuple[Device, ...]:
+        driver = nvml.nvmlSystemGetDriverVersion()
+        known: list[tuple[Any, Identity, Any]] = []
+        for index in range(nvml.nvmlDeviceGetCount()):
+            try:
+                handle = nvml.nvmlDeviceGetHandleByIndex(index)
+                gpu = Identity(
+                    uuid=nvml.nvmlDeviceGetUUID(handle),
+                    index=index,
+                    model=nvml.nvmlDeviceGetName(handle),
+                    driver=driver,
+                    bus=getattr(_optional(nvml, nvml.nvmlDeviceGetPciInfo, handle), "busId", ""),
+                    minor=_optional(nvml, nvml.nvmlDeviceGetMinorNumber, handle),
+                )
+            except nvml.NVMLError as error:
+                _raise_if_gone(nvml, error)
+                self.trouble.say(("index", index), "GPU %s cannot be read: %s. The others are", index, error)
+                known.append((None, Identity("", index, "", driver), None))  # it has its place in the count
+                continue
+            known.append((handle, gpu, None))
+            known.extend((each, mig, handle) for each, mig in _migs(nvml, handle, gpu))
+        entries = visible.asked() if self._only_visible else None
+        positions = visible.chosen(entries, [identity.uuid for _, identity, _ in known])
+        if entries is not None and not positions:
+            self.trouble.say("visible", "CUDA_VISIBLE_DEVICES=%s names no GPU: none is read", ",".join(entries))
+        picked = [known[position] for position in positions if known[position][0] is not None]
+        if entries is not None:  # who may use a GPU may use its instances
+            chosen = {identity.uuid for _, identity, _ in picked}
+            picked += [each for each in known if each[1].parent in chosen and each[1].uuid not in chosen]
+        return tuple(Device(nvml, handle, identity, gpu, self.trouble) for handle, identity, gpu in picked)
+
+    def _listen(self, nvml: Any) -> None:
+        """Ask to be told of XIDs."""
+        self._events = None
+        gpus = [device for device in self.devices if device.identity.parent is None]
+        try:
+            events = nvml.nvmlEventSetCreate()
+        except nvml.NVMLError:
+            return
+        heard = False
+        for device in gpus:
+            try:
+                nvml.nvmlDeviceRegisterEvents(device._handle, nvml.nvmlEventTypeXidCriticalError, events)
+                heard = True
+            except nvml.NVMLError:  # not on every system
+                continue
+        if heard:
+            self._events = events
+        else:
+            _quietly(nvml, nvml.nvmlEventSetFree, events)
+
+    def hear(self) -> None:
+        """Take note of the XIDs that came since the last time."""
+        nvml = self._nvml
+        if self._events is None or nvml is None:
+            return
+        for _ in range(_XIDS_AT_ONCE):
+            try:
+                event = nvml.nvmlEventSetWait_v2(self._events, 0)
+            except nvml.NVMLError:  # of a time-out: there are no more
+                return
+            self._note(nvml, event)
+
+    def _note(self, nvml: Any, event: Any) -> None:
+        uuid = _optional(nvml, nvml.nvmlDeviceGetUUID, event.device)
+        device = next((one for one in self.devices if one.identity.uuid == uuid), None)
+        if device is None:
+            return
+        device.xids += 1
+        number = int(event.eventData)
+        if not (device.last_xid in HARDWARE_XIDS and number not in HARDWARE_XIDS):
+            device.last_xid = number
+        _logger.warning(
+            "GPU %s (%s): XID %s; see https://docs.nvidia.com/deploy/xid-errors", device.identity.name, uuid, number
+        )
+
+    def changed(self) -> bool:
+        """Whether there are other devices than when it was opened: MIG instances come and go.
+
+        Raises:
+            NoDriverError: the driver is not there any more.
+        """
+        nvml = self._nvml
+        if nvml is None:
+            return False
+        try:
+            return self._names(nvml) != self._counted
+        except nvml.NVMLError as error:
+            _raise_if_gone(nvml, error)
+            return False
+
+    def _names(self, nvml: Any) -> list[str]:
+        names = []
+        for index in range(nvml.nvmlDeviceGetCount()):
+            handle = _optional(nvml, nvml.nvmlDeviceGetHandleByIndex, index)
+            if handle is None:
+                names.append("")
+                continue
+            names.append(_optional(nvml, nvml.nvmlDeviceGetUUID, handle) or "")
+            names += [_optional(nvml, nvml.nvmlDeviceGetUUID, each) or "" for each in _mig_handles(nvml, handle)]
+        return names
+
+    def close(self) -> None:
+        """Give everything back; another :meth:`open` begins anew."""
+        nvml, self._nvml = self._nvml, None
+        if nvml is None:
+            return
+        events, self._events = self._events, None
+        devices, self.devices = self.devices, ()
+        if any(device.busy for device in devices):  # a call hangs: what it uses is not taken from under it
+            return
+        for device in devices:
+            device.close()
+        if events is not None:
+            _quietly(nvml, nvml.nvmlEventSetFree, events)
+        _quietly(nvml, nvml.nvmlShutdown)
+
+
+def _mig_handles(nvml: Any, handle: Any) -> list[Any]:
+    """The MIG instances of a GPU; none where it is not divided."""
+    if (_optional(nvml, nvml.nvmlDeviceGetMigMode, handle) or [0])[0] != 1:
+        return []
+    most = min(_optional(nvml, nvml.nvmlDeviceGetMaxMigDeviceCount, handle) or 0, _MOST_MIGS)
+    found = [_optional(nvml, nvml.nvmlDeviceGetMigDeviceHandleByIndex, handle, at) for at in range(most)]
+    return [each for each in found if each is not None]
+
+
+def _migs(nvml: Any, handle: Any, gpu: Identity) -> list[tuple[Any, Identity]]:
+    found = []
+    for each in _mig_handles(nvml, handle):
+        try:
+            name = nvml.nvmlDeviceGetName(each)
+            mig = Identity(
+                uuid=nvml.nvmlDeviceGetUUID(each),
+                index=gpu.index,
+                model=gpu.model,
+                driver=gpu.driver,
+                bus=gpu.bus,
+                minor=gpu.minor,
+                parent=gpu.uuid,
+                instance=nvml.nvmlDeviceGetGpuInstanceId(each),
+                profile=name.rpartition("MIG ")[2] if "MIG " in name else None,
+            )
+        except nvml.NVMLError:
+            continue
+        found.append((each, mig))
+    return found
+
+
+def _optional(nvml: Any, call: Callable[..., Any], *arguments: Any) -> Any:
+    """The answer of ``call``, None where there is none."""
+    try:
+        return call(*arguments)
+    except nvml.NVMLError:
+        return None
+
+
+def _quietly(nvml: Any, call: Callable[..., object], *arguments: object) -> None:
+    try:
+        call(*arguments)
+    except nvml.NVMLError:
+        pass
+
+
+def read_once(driver: Driver, *, settle: float = 0.0) -> Sequence[Reading]:
+    """A reading of every device, for a person who waits for it; with ``settle`` seconds twice, so that GPM has two.
+
+    Raises:
+        NoDriverError: the driver cannot be used.
+    """
+    driver.open()
+    found = [device.read() for device in driver.devices]
+    if settle > 0 and found:
+        time.sleep(settle)
+        driver.hear()
+        found = [device.read() for device in driver.devices]
+    return found

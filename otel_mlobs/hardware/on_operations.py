@@ -1,0 +1,182 @@
+"""What the GPU did for an operation that was written with ``gpu=``, on its span. Nothing here waits for a device."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TYPE_CHECKING, Any, Literal
+
+from otel_mlobs import semconv
+from otel_mlobs.hardware.energy import Sample, Sampler
+from otel_mlobs.hardware.nvml import Driver, NoDriverError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from otel_mlobs.hardware.devices import Identity
+    from otel_mlobs.hardware.energy import Span
+    from otel_mlobs.telemetry.running import Operation
+
+_TRY_AGAIN_S = 30.0
+
+
+class _Running:
+    """An operation that uses a GPU: what was begun for it."""
+
+    __slots__ = ("began", "clock", "device", "framework")
+
+    def __init__(self, device: int, framework: Framework | None, clock: Any) -> None:
+        self.device = device
+        self.framework = framework
+        self.clock = clock
+        self.began: Span | None = None
+
+
+class Framework:
+    """PyTorch or CuPy, where it has been imported and uses a GPU: nothing here makes it begin to."""
+
+    def __init__(self, name: Literal["torch", "cupy"], module: Any) -> None:
+        self.name = name
+        self._module = module
+
+    def device(self) -> int:
+        """The current device, as the framework counts: by ``CUDA_VISIBLE_DEVICES``."""
+        if self.name == "torch":
+            return int(self._module.cuda.current_device())
+        return int(self._module.cuda.runtime.getDevice())
+
+    def uuid(self, device: int) -> str | None:
+        """The device's UUID, where the framework knows it."""
+        if self.name == "torch":
+            found = getattr(self._module.cuda.get_device_properties(device), "uuid", None)
+            return None if found is None else f"GPU-{found}"
+        return None
+
+    def clock(self) -> Any:
+        """An event recorded now, in the current stream."""
+        make = self._module.cuda.Event
+        event = make(enable_timing=True) if self.name == "torch" else make()
+        event.record()
+        return event
+
+    def seconds(self, began: Any) -> float | None:
+        """Time between the event ``began`` and now, as the device sees it; None where it is not there yet."""
+        ended = self.clock()
+        if self.name == "torch":
+            return began.elapsed_time(ended) / 1000 if ended.query() else None
+        return float(self._module.cuda.get_elapsed_time(began, ended)) / 1000 if ended.done else None
+
+    def peak(self, device: int) -> int:
+        """The most bytes that were allocated so far; of CuPy what its pool holds."""
+        if self.name == "torch":
+            return int(self._module.cuda.max_memory_allocated(device))
+        return int(self._module.get_default_memory_pool().total_bytes())
+
+
+def framework() -> Framework | None:
+    """The framework that uses a GPU in this process."""
+    torch = sys.modules.get("torch")
+    cuda = getattr(torch, "cuda", None)
+    if cuda is not None and hasattr(cuda, "is_initialized") and cuda.is_initialized():
+        return Framework("torch", torch)
+    cupy = sys.modules.get("cupy")
+    if hasattr(cupy, "cuda"):
+        return Framework("cupy", cupy)
+    return None
+
+
+class OnOperations:
+    """An :class:`~otel_mlobs.telemetry.hooks.OperationHook`.
+
+    Args:
+        allowed: whether the driver may be used in this process by now.
+    """
+
+    def __init__(self, allowed: Callable[[], bool]) -> None:
+        self._allowed = allowed
+        self._start_empty()
+
+    def _start_empty(self) -> None:
+        self._driver = Driver(reports=False)
+        self._sampler = Sampler(self._open, self._sample)
+        self._operations: dict[int, _Running] = {}
+        self._identities: tuple[Identity, ...] | None = None
+        self._by_device: dict[int, int | None] = {}
+        self._try_at = 0.0
+
+    def start_afresh(self) -> None:
+        """In a forked child: no thread is here, and the driver's handles are the parent's."""
+        self._start_empty()
+
+    def on_start(self, operation: Operation) -> None:
+        """Begin to watch the GPU that the operation uses."""
+        asked = operation.gpu
+        if asked is None or not operation.recording or not self._allowed():
+            return
+        used = framework()
+        index = self._index(asked, used)
+        running = _Running(-1 if index is None else index, used, None if used is None else used.clock())
+        if index is not None:
+            operation.set_attribute(semconv.GPU_INDEX, index)
+            running.began = self._sampler.begin(index)
+        self._operations[id(operation)] = running
+
+    def on_end(self, operation: Operation, error: BaseException | None) -> None:  # noqa: ARG002 - as of every hook
+        """Say what it used."""
+        running = self._operations.pop(id(operation), None) if operation.gpu is not None else None
+        if running is None:
+            return
+        try:
+            if running.framework is not None:
+                took = running.framework.seconds(running.clock)
+                if took is not None:
+                    operation.set_attribute(semconv.GPU_TIME, took)
+                operation.set_attribute(semconv.GPU_MEMORY_PEAK, running.framework.peak(running.framework.device()))
+        finally:
+            if running.began is not None:
+                joules = self._sampler.end(running.began)
+                if joules is not None:
+                    operation.set_attribute(semconv.GPU_ENERGY, joules)
+                    operation.set_attribute(semconv.GPU_ENERGY_SHARED, running.began.shared)
+
+    def _index(self, asked: int | Literal["current"], used: Framework | None) -> int | None:
+        """The GPU's index as NVML counts; None where it is not known, or not yet."""
+        if asked != "current":
+            return asked
+        if self._identities is None:
+            self._sampler.wake()
+            return None
+        if used is None:
+            gpus = {identity.index for identity in self._identities}
+            return gpus.pop() if len(gpus) == 1 else None
+        device = used.device()
+        if device not in self._by_device:
+            uuid = used.uuid(device)
+            known = [one.index for one in self._identities if one.uuid == uuid]
+            visible = [one.index for one in self._identities]
+            self._by_device[device] = known[0] if known else visible[device] if device < len(visible) else None
+        return self._by_device[device]
+
+    # -- in the sampler's thread
+
+    def _open(self) -> bool:
+        if self._driver.is_open:
+            return True
+        if time.monotonic() < self._try_at:
+            return False
+        try:
+            self._driver.open()
+        except NoDriverError:  # the reporter says it
+            self._try_at = time.monotonic() + _TRY_AGAIN_S
+            return False
+        self._identities = tuple(device.identity for device in self._driver.devices if device.identity.parent is None)
+        return True
+
+    def _sample(self, index: int) -> Sample | None:
+        found = next((device for device in self._driver.devices if device.identity.index == index), None)
+        try:
+            read = None if found is None else found.energy()
+        except NoDriverError:
+            self._driver.close()
+            return None
+        return None if read is None else Sample(time.monotonic(), *read)

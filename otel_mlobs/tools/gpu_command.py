@@ -1,0 +1,156 @@
+"""``otel-mlobs gpu``: what the GPUs of this machine are doing, one line each."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections import defaultdict, deque
+from typing import TYPE_CHECKING, Any
+
+from otel_mlobs.errors import MissingExtraError
+from otel_mlobs.hardware.nvml import Driver, NoDriverError, read_once
+from otel_mlobs.settings.checks import number
+from otel_mlobs.tools.terminal import printable, shows_unicode
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Mapping, Sequence
+
+    from otel_mlobs.hardware.devices import Identity, Reading
+
+_SETTLE_S = 0.2
+"""Between the two readings of --once: what is measured over a stretch of time needs two."""
+_BLOCKS = "▁▂▃▄▅▆▇█"
+_HISTORY = 30
+_GIB = 2**30
+_STYLES = {"ok": "green", "degraded": "yellow", "failed": "red"}
+_COLUMNS = ("GPU", "model", "state", "busy", "SM", "tensor", "DRAM", "memory", "power", "temp", "clock", "held down by")
+
+
+def add(commands: Any) -> None:
+    """Add the command to the parser."""
+    gpu = commands.add_parser(
+        "gpu",
+        help="what this machine's GPUs are doing, one line each",
+        description="Reads NVIDIA's GPUs through NVML, as configure(gpu=True) does. SM, tensor and DRAM activity are "
+        "known on Hopper and newer.",
+    )
+    how = gpu.add_mutually_exclusive_group()
+    how.add_argument("--once", action="store_true", help="read once and print, instead of a live view")
+    how.add_argument("--json", action="store_true", help="read once and print all readings as JSON, in base units")
+    gpu.add_argument("--interval", type=float, default=1.0, metavar="SECONDS", help="of the live view (default: 1)")
+    gpu.add_argument("--all", action="store_true", help="also those that CUDA_VISIBLE_DEVICES hides")
+    gpu.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Read the devices and show them; exit code 1 where there are none or one has failed."""
+    interval = number("--interval", options.interval, at_least=0.1, at_most=3600.0)
+    driver = Driver(only_visible=not options.all)
+    try:
+        if options.json or options.once or not sys.stdout.isatty():
+            readings = read_once(driver, settle=_SETTLE_S)
+            if options.json:
+                print(json.dumps([as_json(reading) for reading in readings], indent=2))
+            else:
+                for line in table(readings):
+                    print(printable(line))
+            if not readings:
+                print("no GPU is to be seen", file=sys.stderr)
+            return int(not readings or any(reading.state == "failed" for reading in readings))
+        return _live(driver, interval)
+    except NoDriverError as error:
+        print(f"otel-mlobs gpu: {error}", file=sys.stderr)
+        return 1
+    finally:
+        driver.close()
+
+
+def as_json(reading: Reading) -> dict[str, Any]:
+    """A reading as JSON has it, values in base units."""
+    identity = reading.identity
+    named = {"index": identity.index, "uuid": identity.uuid, "model": identity.model, "driver": identity.driver}
+    if identity.parent is not None:
+        named |= {"parent": identity.parent, "instance": identity.instance, "profile": identity.profile}
+    return {**named, "pci_bus_id": identity.bus, "state": reading.state, "values": dict(sorted(reading.values.items()))}
+
+
+def row(reading: Reading) -> tuple[str, ...]:
+    """One line's cells, as ``_COLUMNS`` names them; empty for what the device does not tell."""
+    values, identity = reading.values, reading.identity
+    memory = ""
+    if "memory.used" in values:
+        memory = f"{values['memory.used'] / _GIB:.1f}/{values['memory.total'] / _GIB:.1f} GiB"
+    power = _number(values, "power", 1, " W")
+    if power and "power.limit" in values:
+        power = f"{values['power']:.0f}/{values['power.limit']:.0f} W"
+    held = [key.removeprefix("throttled.") for key, value in values.items() if key.startswith("throttled.") and value]
+    return (
+        identity.name,
+        _model(identity),
+        reading.state,
+        _number(values, "utilization.general", 100, "%"),
+        _number(values, "activity.sm", 100, "%"),
+        _number(values, "activity.tensor", 100, "%"),
+        _number(values, "activity.dram", 100, "%"),
+        memory,
+        power,
+        _number(values, "temperature.gpu", 1, " °C" if shows_unicode() else " C"),
+        _number(values, "clock.sm", 1e-6, " MHz"),
+        " ".join(held),
+    )
+
+
+def _model(identity: Identity) -> str:
+    model = identity.model.removeprefix("NVIDIA ")
+    return f"{model} {identity.profile}" if identity.profile else model
+
+
+def _number(values: Mapping[str, float], key: str, scale: float, unit: str) -> str:
+    value = values.get(key)
+    return "" if value is None else f"{value * scale:.0f}{unit}"
+
+
+def table(readings: Sequence[Reading]) -> list[str]:
+    """The lines of a plain table; columns of which no device tells anything are left out."""
+    rows = [_COLUMNS, *map(row, readings)]
+    kept = [at for at in range(len(_COLUMNS)) if any(each[at] for each in rows[1:]) or at == 0]
+    widths = [max(len(each[at]) for each in rows) for at in kept]
+    return ["  ".join(each[at].ljust(width) for at, width in zip(kept, widths, strict=True)).rstrip() for each in rows]
+
+
+def sparkline(values: Sequence[float]) -> str:
+    """Shares from 0 to 1 as a line of blocks."""
+    most = len(_BLOCKS) - 1
+    return "".join(_BLOCKS[min(most, max(0, round(value * most)))] for value in values)
+
+
+def _live(driver: Driver, interval: float) -> int:
+    try:
+        from rich.live import Live
+        from rich.table import Table
+    except ImportError as error:
+        raise MissingExtraError("the live view", "gpu", "rich") from error
+    busy: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=_HISTORY))
+
+    def drawn() -> Table:
+        readings = read_once(driver)
+        driver.hear()
+        shown = Table(caption="Ctrl-C ends", header_style="bold", box=None, pad_edge=False)
+        for name in (*_COLUMNS, f"last {_HISTORY * interval:g} s"):
+            shown.add_column(
+                name, no_wrap=name != "held down by", justify="right" if name in _COLUMNS[3:11] else "left"
+            )
+        for reading in readings:
+            history = busy[reading.identity.uuid]
+            history.append(reading.values.get("activity.sm", reading.values.get("utilization.general", 0.0)))
+            cells = row(reading)
+            line = sparkline([*history]) if shows_unicode() else ""
+            shown.add_row(*cells[:2], f"[{_STYLES[reading.state]}]{cells[2]}[/]", *cells[3:], line)
+        return shown
+
+    with Live(drawn(), auto_refresh=False) as live:
+        while True:
+            time.sleep(interval)
+            live.update(drawn(), refresh=True)
