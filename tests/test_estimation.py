@@ -95,6 +95,16 @@ def test_a_calibrator_keeps_scores_of_one_label() -> None:
     assert perfect.apply(scores) is scores
 
 
+def test_the_calibration_error_of_equal_scores_is_the_same_in_any_order() -> None:
+    """Rounded scores are equal by the hundred; whether calibration is needed must not hang on a processor's sort."""
+    rng = np.random.default_rng(5)
+    scores = np.round(rng.beta(2, 2, 3_000), 2)
+    yes = rng.random(3_000) < scores
+    orders = [rng.permutation(3_000) for _ in range(20)]
+    found = [cbpe._calibration_error(scores[order], yes[order]) for order in orders]
+    assert found == pytest.approx([found[0]] * 20, rel=1e-12)
+
+
 @pytest.mark.parametrize(
     ("scores", "labels", "message"),
     [

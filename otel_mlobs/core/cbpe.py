@@ -337,11 +337,19 @@ def _needed(scores: Floats, yes: NDArray[np.bool_]) -> bool:
 
 
 def _calibration_error(scores: Floats, yes: NDArray[np.bool_]) -> float:
-    """Mean distance of scores and shares in bins of equally many rows; the last one has what is left."""
+    """Mean distance of scores and shares in bins of equally many rows; the last one has what is left.
+
+    Rows of equal scores share their distance: which of them a bin's end cuts off is, in NannyML, the sort's choice, and
+    NumPy's sort chooses differently on different processors.
+    """
     number = _BINS if len(scores) > 2 * _BINS else len(scores) // 2
     starts = np.arange(0, len(scores) + 1, len(scores) // number)[:-1]
-    order = np.argsort(scores)
-    gaps = np.add.reduceat((scores - yes)[order], starts)
+    order = np.argsort(scores, kind="stable")
+    ordered = scores[order]
+    first = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))
+    rows = np.diff([*first, len(scores)])
+    shared = np.repeat(np.add.reduceat((scores - yes)[order], first) / rows, rows)
+    gaps = np.add.reduceat(shared, starts)
     return float(np.abs(gaps).sum() / len(scores))
 
 
