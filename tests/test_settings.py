@@ -117,6 +117,10 @@ SOURCES: list[tuple[str, Any, tuple[str, str, Any] | None, str, Any, Any, Any]] 
     ("latency_objective", 0.1, None, "0.2", 0.2, 0.08, lambda s: s.latency_objective),
     ("feature_age_objective", "15m", None, "'2h'", 7200, None, lambda s: s.feature_age_objective),
     ("exception_messages", True, None, "true", True, False, lambda s: s.exception_messages),
+    ("gpu", True, None, "true", True, False, lambda s: s.gpu),
+    ("gpu_names", "dcgm", None, "'both'", "both", "otel", lambda s: s.gpu_names),
+    ("gpu_reporter", "each", None, "'each'", "each", "elected", lambda s: s.gpu_reporter),
+    ("host", True, None, "true", True, False, lambda s: s.host),
     *(
         (
             name,
@@ -386,6 +390,10 @@ def test_disabled_follows_the_variable() -> None:
         ({"feature_age_objective": "soon"}, ["feature_age_objective", '"7d"', "'soon'"]),
         ({"sampling_ratio": 1.5}, ["sampling_ratio", "from 0 to 1", "1.5"]),
         ({"logs": "yes"}, ["logs must be true or false, got 'yes'"]),
+        ({"gpu": "yes"}, ["gpu must be true or false, got 'yes'"]),
+        ({"gpu_names": "DCGM"}, ["gpu_names must be one of 'otel', 'dcgm', 'both', got 'DCGM'"]),
+        ({"gpu_reporter": ["each"]}, ["gpu_reporter must be one of 'elected', 'each', got ['each']"]),
+        ({"host": 1}, ["host must be true or false"]),
         ({"exception_messages": 1}, ["exception_messages must be true or false"]),
         ({"service_name": ""}, ["service_name", "not empty"]),
         ({"service_name": 7}, ["service_name", "7"]),

@@ -146,6 +146,10 @@ with mlobs.feature_lookup(view="v", features=3), mlobs.candidate_generation(k=5)
     assert_type(mlobs.current_operation(), mlobs.Operation)
 
 mlobs.feature_lookup(view=3)  # type: ignore[call-overload]
+mlobs.prediction(model="m", gpu=True)
+mlobs.ranking(model="m", gpu=1)
+mlobs.candidate_generation(source="s", gpu=False)
+mlobs.prediction(gpu="0")  # type: ignore[call-overload]
 mlobs.candidate_generation(k="5")  # type: ignore[call-overload]
 mlobs.ranking(modle="m")  # type: ignore[call-overload]
 mlobs.prediction("churn")  # type: ignore[call-overload]
@@ -180,6 +184,10 @@ assert_type(
         metric_interval=15.0,
         latency_objective=0.08,
         feature_age_objective="15m",
+        gpu=True,
+        gpu_names="both",
+        gpu_reporter="each",
+        host=False,
         exception_messages=False,
     ),
     None,
