@@ -272,8 +272,11 @@ def env(driver: Driver) -> dict[str, str]:
 
 
 def load_in_process() -> ctypes.CDLL:
-    """Load the library, so that ``pynvml`` gets it in this process; it has no devices before ``in_process``."""
-    return ctypes.CDLL(str(build() / SONAME), ctypes.RTLD_GLOBAL)
+    """Load the library, so that ``pynvml`` gets it in this process; outside ``in_process`` there is no driver."""
+    library = ctypes.CDLL(str(build() / SONAME), ctypes.RTLD_GLOBAL)
+    if ctypes.CDLL(SONAME)._handle != library._handle:
+        raise RuntimeError(f"this process has loaded a real {SONAME} before: the stand-in cannot take its place")
+    return library
 
 
 @contextmanager
