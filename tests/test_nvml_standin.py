@@ -134,6 +134,8 @@ DEVICE: dict[str, tuple[Callable[[Any], Any], dict[str, Any], Any]] = {
     "GPM support": (lambda handle: nvml.nvmlGpmQueryDeviceSupport(handle).isSupportedDevice, {"gpm": 1}, 1),
     "event types": (nvml.nvmlDeviceGetSupportedEventTypes, {"xid": ""}, nvml.nvmlEventTypeXidCriticalError),
 }
+if not hasattr(nvml, "nvmlDeviceGetTemperatureV"):  # as in the oldest nvidia-ml-py that we take
+    del DEVICE["temperature, by its version"]
 
 
 def _first() -> Any:
