@@ -61,10 +61,21 @@ class Device:
         self._handle = handle
         self._trouble = trouble
         self._lost = False
-        self._readers = dict(readers.OF_GPU if identity.parent is None else readers.OF_MIG)
-        self._gpm = self._make_gpm(handle if parent is None else parent)
-        if identity.parent is None and self._gpm is None:
+        self._probe(handle if parent is None else parent)
+
+    def _probe(self, gpu: Any) -> None:
+        """Begin to ask for everything; ``gpu`` is the handle of the GPU, also where a MIG instance of it is meant."""
+        whole = self.identity.parent is None
+        self._readers = dict(readers.OF_GPU if whole else readers.OF_MIG)
+        self._gpm = self._make_gpm(gpu)
+        if whole and self._gpm is None:
             self._readers.update(readers.WITHOUT_GPM)
+
+    def _find_again(self) -> None:
+        """Take new handles of a device that was lost: what belonged to the old ones is gone with them."""
+        nvml, parent = self._nvml, self.identity.parent
+        self._handle = nvml.nvmlDeviceGetHandleByUUID(self.identity.uuid)
+        self._probe(self._handle if parent is None else nvml.nvmlDeviceGetHandleByUUID(parent))
 
     def _make_gpm(self, gpu: Any) -> readers.Gpm | None:
         try:
@@ -84,11 +95,11 @@ class Device:
         values: dict[str, float] = {}
         try:
             if self._lost:
-                self._handle = self._nvml.nvmlDeviceGetHandleByUUID(self.identity.uuid)
+                self._find_again()
             for name, reader in [*self._readers.items()]:
                 self._ask(name, values, reader)
             if self._gpm is not None:
-                self._ask("GPM", values, lambda nvml, _: self._gpm_values(nvml, taken))
+                self._ask("GPM", values, lambda nvml, _: {} if self._gpm is None else self._gpm.read(nvml))
         except _LostError as lost:
             self._lose(lost)
             return Reading(self.identity, "failed", taken, self._xid_values({}))
@@ -115,9 +126,6 @@ class Device:
         except nvml.NVMLError as error:
             _raise_if_gone(nvml, error)
             return None
-
-    def _gpm_values(self, nvml: Any, now: float) -> readers.Values:
-        return {} if self._gpm is None else self._gpm.read(nvml, now)
 
     def _ask(self, name: str, values: dict[str, float], reader: readers.Reader) -> None:
         nvml = self._nvml

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import time
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -228,16 +229,16 @@ class Gpm:
         """Whether the device has GPM."""
         return bool(nvml.nvmlGpmQueryDeviceSupport(handle).isSupportedDevice)
 
-    def read(self, nvml: Any, now: float) -> Values:
+    def read(self, nvml: Any) -> Values:
         """Activity since the pass before; nothing at the first, or where that was just now."""
-        if self._taken is not None and now - self._taken < self._LEAST_S:
+        if self._taken is not None and time.monotonic() - self._taken < self._LEAST_S:
             return {}
         before, after = self._samples
         if self._instance is None:
             nvml.nvmlGpmSampleGet(self._handle, after)
         else:
             nvml.nvmlGpmMigSampleGet(self._handle, self._instance, after)
-        first, self._taken = self._taken is None, now
+        first, self._taken = self._taken is None, time.monotonic()  # once it was taken: a call may be slow
         self._samples = [after, before]
         if first:
             return {}
