@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import os
 import threading
@@ -10,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from monitoring import own_name
 from receiver import Receiver, run
 
 from otel_mlobs.telemetry import agreement as module
@@ -19,11 +19,10 @@ from otel_mlobs.testing import Telemetry
 pd = pytest.importorskip("pandas")
 
 NAN = math.nan
-_number = itertools.count()
 
 
 def _agreement(**options: Any) -> Agreement:
-    return Agreement(model=f"agreeing {next(_number)}", version="1", shadow="2", **options)
+    return Agreement(model=own_name("agreeing"), version="1", shadow="2", **options)
 
 
 @pytest.mark.parametrize(

@@ -8,18 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from monitoring import Clock
 
 from otel_mlobs import Monitor, OutcomeStore, Profile, RankingMonitor
 from otel_mlobs.telemetry import claiming
-
-
-class Clock:
-    """A clock that the test moves."""
-
-    now = 1_000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 class Slow:

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from monitoring import Clock, own_name
 
 from otel_mlobs import Monitor, semconv
 from otel_mlobs.core import tally as tally_room
@@ -28,7 +29,6 @@ from otel_mlobs.testing import Telemetry
 pd = pytest.importorskip("pandas")
 
 ROWS = 400
-_number = itertools.count()
 
 
 def _profile(**changes: Any) -> Profile:
@@ -45,7 +45,7 @@ def _profile(**changes: Any) -> Profile:
         "place": rare,
         "flag": rng.random(ROWS) < 0.5,
     }
-    return Profile.fit(data, **{"model": f"contract {next(_number)}", **changes})
+    return Profile.fit(data, **{"model": own_name("contract"), **changes})
 
 
 PROFILE = _profile()
@@ -423,13 +423,6 @@ def test_a_fold_amid_a_row_counts_nothing_wrongly(monkeypatch: pytest.MonkeyPatc
 
 
 # -- exported ---------------------------------------------------------------------------------------------------------
-
-
-class Clock:
-    """A clock that stands still."""
-
-    def __call__(self) -> float:
-        return 1_000.0
 
 
 def _exported(telemetry: Telemetry, profile: Profile) -> dict[tuple[str, str], float]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import http.client
 import http.server
-import importlib
 import json
 import os
 import re
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from example_modules import modules_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,15 +34,10 @@ PATIENCE = 60.0
 
 
 @pytest.fixture
-def example(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+def example() -> Iterator[Any]:
     """Imports a module of examples/churn by its plain name, as a user's own script does."""
-    monkeypatch.syspath_prepend(str(EXAMPLE))
-    names = {path.stem for path in EXAMPLE.glob("*.py")}
-    before = {name: sys.modules.pop(name) for name in names if name in sys.modules}
-    yield importlib.import_module
-    for name in names:
-        sys.modules.pop(name, None)
-    sys.modules.update(before)
+    with modules_of(EXAMPLE) as import_one:
+        yield import_one
 
 
 # -- the census rows ---------------------------------------------------------------------------------------------------

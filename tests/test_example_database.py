@@ -6,17 +6,16 @@ import argparse
 import contextlib
 import hashlib
 import http.server
-import importlib
 import json
 import re
 import socket
-import sys
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pytest
+from example_modules import modules_of
 
 pytest.importorskip("pyarrow")
 
@@ -33,14 +32,8 @@ PATIENCE = 120.0
 @pytest.fixture(scope="module")
 def example() -> Iterator[Any]:
     """Imports a module of the example by its plain name, as a user's own script does."""
-    names = {path.stem for path in EXAMPLE.glob("*.py")}
-    before = {name: sys.modules.pop(name) for name in names if name in sys.modules}
-    sys.path.insert(0, str(EXAMPLE))
-    yield importlib.import_module
-    sys.path.remove(str(EXAMPLE))
-    for name in names:
-        sys.modules.pop(name, None)
-    sys.modules.update(before)
+    with modules_of(EXAMPLE) as import_one:
+        yield import_one
 
 
 # -- the rows ----------------------------------------------------------------------------------------------------------

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import gc
-import itertools
 import logging
 import math
 import pickle
@@ -18,6 +17,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from monitoring import Clock, own_name
 from receiver import PATIENCE_S
 
 from otel_mlobs import Monitor, semconv
@@ -28,7 +28,6 @@ from otel_mlobs.telemetry.keeper import keeper
 
 RNG = np.random.default_rng(11)
 NAN = math.nan
-_number = itertools.count()
 
 
 def _profile(rows: int = 5_000, **changes: Any) -> Profile:
@@ -40,7 +39,7 @@ def _profile(rows: int = 5_000, **changes: Any) -> Profile:
         "city": rng.choice(["Rome", "Oslo"], rows, p=[0.7, 0.3]),
     }
     options: dict[str, Any] = {"outputs": rng.beta(2, 5, rows), "version": "3", **changes}
-    return Profile.fit(data, model=f"monitor {next(_number)}", **options)
+    return Profile.fit(data, model=own_name("monitor"), **options)
 
 
 def _rows(rows: int, *, shift: float = 0.0, rng: np.random.Generator = RNG) -> dict[str, Any]:
@@ -50,16 +49,6 @@ def _rows(rows: int, *, shift: float = 0.0, rng: np.random.Generator = RNG) -> d
         "income": rng.lognormal(8, 1, rows),
         "city": rng.choice(["Rome", "Oslo"], rows, p=[0.7, 0.3]),
     }
-
-
-class Clock:
-    """A clock that the test moves."""
-
-    def __init__(self, now: float = 1_000.0) -> None:
-        self.now = now
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def _wait_for(condition: Callable[[], Any]) -> bool:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from monitoring import Clock
 
 import otel_mlobs as mlobs
 from otel_mlobs.telemetry.observers import MOST_DEFINITIONS
@@ -16,15 +17,6 @@ if TYPE_CHECKING:
 
 RNG = np.random.default_rng(5)
 PROFILE = mlobs.Profile.fit(RNG.normal(size=(5_000, 2)), features=["a", "b"], model="robust", version="1")
-
-
-class Clock:
-    """Seconds that pass when told to."""
-
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def play(monitor: Monitor, clock: Clock, panes: int, shift: float = 0.0) -> None:
@@ -38,7 +30,7 @@ def play(monitor: Monitor, clock: Clock, panes: int, shift: float = 0.0) -> None
 @pytest.mark.parametrize("where", ["_alarm", "_effect"])
 def test_a_pane_that_fails_is_followed_by_others(error: type[BaseException], where: str) -> None:
     """Time goes on, nothing is said that is not known, and drift afterwards is found."""
-    clock = Clock()
+    clock = Clock(0.0)
     monitor = mlobs.Monitor(PROFILE, clock=clock)
     play(monitor, clock, 12)
     broken = getattr(monitor._counting, where)
@@ -69,7 +61,7 @@ def _quiet(lenient: None, caplog: pytest.LogCaptureFixture) -> None:
 
 def test_attributes_of_the_request_do_not_pile_up() -> None:
     """A with-form whose attributes differ with every call keeps no more than so many definitions."""
-    monitor = mlobs.Monitor(PROFILE, clock=Clock())
+    monitor = mlobs.Monitor(PROFILE, clock=Clock(0.0))
     with mlobs.testing.capture() as telemetry:
         for number in range(3 * MOST_DEFINITIONS):
             with mlobs.prediction(monitor=monitor, attributes={"request.id": number}) as op:
@@ -81,7 +73,7 @@ def test_attributes_of_the_request_do_not_pile_up() -> None:
 
 def test_attributes_keep_their_types() -> None:
     """1 and "1" are different attributes."""
-    monitor = mlobs.Monitor(PROFILE, clock=Clock())
+    monitor = mlobs.Monitor(PROFILE, clock=Clock(0.0))
     with mlobs.testing.capture() as telemetry:
         for value in (1, "1", True):
             with mlobs.prediction(monitor=monitor, attributes={"k": value}):

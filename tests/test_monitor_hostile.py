@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import itertools
 import logging
 import math
 import os
@@ -19,6 +18,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from monitoring import Clock, own_name
 from receiver import run
 
 import otel_mlobs as mlobs
@@ -26,28 +26,18 @@ from otel_mlobs import Monitor, semconv
 from otel_mlobs.core.profile import Profile
 from otel_mlobs.telemetry import monitor as module
 
-_number = itertools.count()
 INF, NAN = math.inf, math.nan
 
 
 def _numbers(features: int = 2, *, rows: int = 1_000) -> Profile:
     rng = np.random.default_rng(3)
-    return Profile.fit(rng.random((rows, features)), outputs=rng.random(rows), model=f"hostile {next(_number)}")
+    return Profile.fit(rng.random((rows, features)), outputs=rng.random(rows), model=own_name("hostile"))
 
 
 def _mixed() -> Profile:
     rng = np.random.default_rng(3)
     data = {"x": rng.random(1_000), "city": rng.choice(["Rome", "Oslo"], 1_000), "member": rng.random(1_000) < 0.5}
-    return Profile.fit(data, outputs=rng.choice(["stays", "leaves"], 1_000), model=f"hostile {next(_number)}")
-
-
-class Clock:
-    """A clock that the test moves."""
-
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
+    return Profile.fit(data, outputs=rng.choice(["stays", "leaves"], 1_000), model=own_name("hostile"))
 
 
 @pytest.fixture(autouse=True)
@@ -227,7 +217,7 @@ def test_signal_handlers_and_finalisers_may_observe() -> None:
 
 def test_a_log_handler_may_observe(caplog: pytest.LogCaptureFixture) -> None:
     """A handler that feeds every log record to the monitor, its own warnings among them, ends and loses nothing."""
-    clock = Clock()
+    clock = Clock(0.0)
     monitor = Monitor(_numbers(), window=100.0, pane=10.0, clock=clock)
     fed: list[str] = []
 
@@ -302,7 +292,7 @@ def _warm(profile: Profile, clock: Clock, rows: Any) -> None:
 def test_a_hundred_features_fit_in_a_megabyte(traced: None) -> None:
     """A monitor of 100 features and a score with half an hour of panes: at most 1 MB."""
     profile = _numbers(100)
-    clock = Clock()
+    clock = Clock(0.0)
     rows = np.random.default_rng(1).random((17, 100))
     _warm(profile, clock, rows)
     before = _held()
@@ -320,7 +310,7 @@ def test_a_hundred_features_fit_in_a_megabyte(traced: None) -> None:
 def test_a_hundred_features_fit_in_a_megabyte_for_ever(traced: None) -> None:
     """The same after all of the alarm's 256 panes, with large queues and large counts."""
     profile = _numbers(100)
-    clock = Clock()
+    clock = Clock(0.0)
     rows = np.random.default_rng(1).random((700, 100))
     _warm(profile, clock, rows)
     before = _held()
@@ -352,7 +342,7 @@ def _size(root: Any) -> int:
 def test_a_day_of_traffic_grows_nothing(caplog: pytest.LogCaptureFixture) -> None:
     """24 simulated hours, new categories, keys and shapes in each pane: what is held after 16 is held at the end."""
     caplog.set_level(logging.CRITICAL, "otel_mlobs")
-    clock = Clock()
+    clock = Clock(0.0)
     monitor = Monitor(_mixed(), window=3_600.0, pane=200.0, clock=clock)
     held = []
     for pane in range(24 * 18):
@@ -373,7 +363,7 @@ def test_a_day_of_traffic_grows_nothing(caplog: pytest.LogCaptureFixture) -> Non
 
 def test_rows_that_nobody_asks_for_do_not_pile_up(traced: None) -> None:
     """Without pane, question or collection, tens of thousands of rows are counted as it fills."""
-    monitor = Monitor(_numbers(), clock=Clock())
+    monitor = Monitor(_numbers(), clock=Clock(0.0))
     for _ in range(1_000):
         monitor.observe((0.5, 0.5), 0.5)
     before = _held()
@@ -392,7 +382,7 @@ def test_rows_that_nobody_asks_for_do_not_pile_up(traced: None) -> None:
 
 def test_refused_rows_alone_do_not_pile_up(traced: None) -> None:
     """Nothing but rows of the wrong shape, for ever, without pane or question: the memory is bounded all the same."""
-    monitor = Monitor(_numbers(), clock=Clock())
+    monitor = Monitor(_numbers(), clock=Clock(0.0))
     monitor.observe((0.5,))
     before = _held()
     for _ in range(40_000):
@@ -403,7 +393,7 @@ def test_refused_rows_alone_do_not_pile_up(traced: None) -> None:
 
 def test_invalid_values_of_batches_do_not_pile_up(traced: None) -> None:
     """Batches of nothing but text where numbers belong: their count is kept, not a record of each."""
-    monitor = Monitor(_numbers(), clock=Clock())
+    monitor = Monitor(_numbers(), clock=Clock(0.0))
     batch = {"x0": ["text"] * 200_000, "x1": [0.5] * 200_000}
     monitor.observe({"x0": ["text"], "x1": [0.5]})
     monitor.status()
@@ -444,7 +434,7 @@ CALLS = st.one_of(
 @given(st.lists(st.tuples(CALLS, CALLS, st.integers(0, 20)), max_size=8), st.sampled_from(["row", "request"]))
 def test_nothing_that_is_observed_raises(calls: list[Any], unit: Any) -> None:
     """Whatever comes as inputs and outputs in any order: nothing raises, features agree on the rows, answers add up."""
-    clock = Clock()
+    clock = Clock(0.0)
     monitor = Monitor(MIXED, unit=unit, window=20.0, pane=5.0, clock=clock)
     for inputs, outputs, passed in calls:
         monitor.observe(inputs, outputs)
@@ -464,7 +454,7 @@ MIXED = _mixed()
 
 def test_a_hundred_thousand_categories() -> None:
     """Every row another city and another answer: other, all of them, and the drift is found."""
-    clock = Clock()
+    clock = Clock(0.0)
     monitor = Monitor(_mixed(), clock=clock)
     for start in range(0, 100_000, 10_000):
         names = [f"city {number}" for number in range(start, start + 10_000)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import itertools
 import math
 from collections import defaultdict
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from monitoring import Clock, own_name
 from opentelemetry import metrics
 from opentelemetry.sdk.metrics import ObservableCounter
 from opentelemetry.sdk.metrics.export import AggregationTemporality, InMemoryMetricReader
@@ -25,23 +25,13 @@ from otel_mlobs.testing import Telemetry
 
 ROWS = 1_000
 FEATURE, PREDICTION = "mlobs.feature.observations", "mlobs.prediction.observations"
-_number = itertools.count()
 
 
 def _profile(**changes: Any) -> Profile:
     rng = np.random.default_rng(3)
     data = {"age": rng.uniform(20, 60, ROWS), "city": rng.choice(["Rome", "Oslo"], ROWS, p=[0.8, 0.2])}
-    options: dict[str, Any] = {"outputs": rng.random(ROWS), "version": "3", "model": f"measured {next(_number)}"}
+    options: dict[str, Any] = {"outputs": rng.random(ROWS), "version": "3", "model": own_name("measured")}
     return Profile.fit(data, **{**options, **changes})
-
-
-class Clock:
-    """A clock that the test moves."""
-
-    now = 1_000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture
@@ -381,7 +371,7 @@ def test_what_is_omitted_is_counted_exactly(mlobs_telemetry: Telemetry, clock: C
 
 def test_names_that_cannot_be_sent(mlobs_telemetry: Telemetry, clock: Clock) -> None:
     """A lone surrogate in a model's or feature's name becomes what can be encoded; counts are whole."""
-    profile = Profile.fit({"a\udcff": np.arange(100.0)}, model=f"m\ud800 {next(_number)}")
+    profile = Profile.fit({"a\udcff": np.arange(100.0)}, model=own_name("m\ud800"))
     monitor = Monitor(profile, clock=clock)
     monitor.observe((5.0,))
     points = [

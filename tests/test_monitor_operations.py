@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import pickle
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import numpy as np
 import pytest
+from monitoring import Clock, own_name
 from opentelemetry import context as otel_context
 from opentelemetry import trace
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
@@ -23,24 +23,13 @@ from otel_mlobs.testing import Telemetry
 
 NAN = float("nan")
 ROWS = 2_000
-_number = itertools.count()
 
 
 def _profile(**changes: Any) -> Profile:
     rng = np.random.default_rng(3)
     data = {"age": rng.uniform(20, 60, ROWS), "city": rng.choice(["Rome", "Oslo"], ROWS)}
-    options: dict[str, Any] = {"outputs": rng.random(ROWS), "version": "3", "model": f"operated {next(_number)}"}
+    options: dict[str, Any] = {"outputs": rng.random(ROWS), "version": "3", "model": own_name("operated")}
     return Profile.fit(data, **{**options, **changes})
-
-
-class Clock:
-    """A clock that the test moves."""
-
-    def __init__(self) -> None:
-        self.now = 1_000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture
@@ -675,7 +664,7 @@ def test_at_most_twenty_features_are_named(clock: Clock, mlobs_telemetry: Teleme
     """Where everything moves, the event names twenty, the furthest first; names that cannot be sent are made so."""
     rng = np.random.default_rng(0)
     names = [f"f{index}\ud800" for index in range(30)]
-    profile = Profile.fit({name: rng.normal(size=1_000) for name in names}, model=f"operated {next(_number)}")
+    profile = Profile.fit({name: rng.normal(size=1_000) for name in names}, model=own_name("operated"))
     monitor = Monitor(profile, pane=10.0, clock=clock)
     monitor.observe({name: rng.normal(size=300) + index / 5 + 1 for index, name in enumerate(names)})
     clock.now += 10

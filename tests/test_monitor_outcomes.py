@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import math
 import pickle
 from collections import Counter
@@ -12,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from monitoring import Clock, own_name
 from receiver import run
 
 import otel_mlobs as mlobs
@@ -22,16 +22,6 @@ from otel_mlobs.telemetry import monitor as module
 from otel_mlobs.testing import Telemetry
 
 ROWS = 4_000
-_number = itertools.count()
-
-
-class Clock:
-    """A clock that the test moves."""
-
-    now = 1_000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture
@@ -59,7 +49,7 @@ def rows(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]
 def profile(**changes: Any) -> Profile:
     """A profile of 4,000 such rows, of a model of its own."""
     x, scores, labels = rows(ROWS, seed=1)
-    options: dict[str, Any] = {"outputs": scores, "labels": labels, "model": f"followed {next(_number)}"}
+    options: dict[str, Any] = {"outputs": scores, "labels": labels, "model": own_name("followed")}
     return Profile.fit(x, **{**options, **changes})
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import os
 import pickle
@@ -12,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from monitoring import Clock, own_name
 from receiver import Receiver, run
 
 from otel_mlobs import semconv
@@ -27,28 +27,16 @@ from otel_mlobs.testing import Telemetry
 pd = pytest.importorskip("pandas")
 ndcg_score = pytest.importorskip("sklearn.metrics").ndcg_score
 
-_number = itertools.count()
-
-
-class Clock:
-    """A clock that the test moves."""
-
-    def __init__(self) -> None:
-        self.now = 1_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
-
 
 @pytest.fixture
 def clock() -> Clock:
     """A clock for the monitors of the test and their stores."""
-    return Clock()
+    return Clock(1_000_000.0)
 
 
 def _monitor(clock: Clock, **options: Any) -> RankingMonitor:
     store = options.pop("outcomes", None) or OutcomeStore(clock=clock)
-    defaults: dict[str, Any] = {"model": f"ranker {next(_number)}", "version": "1", "k": 3, "maturity": 600}
+    defaults: dict[str, Any] = {"model": own_name("ranker"), "version": "1", "k": 3, "maturity": 600}
     return RankingMonitor(**{**defaults, **options}, outcomes=store, clock=clock)
 
 

@@ -3,19 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from monitoring import Clock
 
 import otel_mlobs as mlobs
 from otel_mlobs import OutcomeStore, RankingMonitor
 from otel_mlobs.testing import Telemetry
-
-
-class Clock:
-    """A clock that the test moves."""
-
-    now = 1_000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def test_what_a_ranking_shows_is_found_by_its_clicks(mlobs_telemetry: Telemetry) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 import store_behaviour
+from monitoring import Clock
 from store_behaviour import BASE, STREAM, prediction, results
 
 from otel_mlobs.core.profile import Profile
@@ -25,19 +26,6 @@ from otel_mlobs.core.records import Joined, Label, Prediction, stream_of
 from otel_mlobs.errors import MissingExtraError
 from otel_mlobs.stores import trouble
 from otel_mlobs.stores.outcome_store import OutcomeStore
-
-
-class Clock:
-    """A clock that the test moves."""
-
-    now = 1_000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-    def move(self, seconds: float) -> None:
-        """Let time pass."""
-        self.now += seconds
 
 
 def database(folder: Path) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import os
 import subprocess
 import sys
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from example_modules import modules_of
 
 from .backends import wait_until
 from .postgres import Postgres, find
@@ -36,14 +36,8 @@ AFTERWARDS = 200
 @pytest.fixture(scope="module")
 def example() -> Iterator[Any]:
     """Imports a module of the example by its plain name, as a user's own script does."""
-    names = {path.stem for path in EXAMPLE.glob("*.py")}
-    before = {name: sys.modules.pop(name) for name in names if name in sys.modules}
-    sys.path.insert(0, str(EXAMPLE))
-    yield importlib.import_module
-    sys.path.remove(str(EXAMPLE))
-    for name in names:
-        sys.modules.pop(name, None)
-    sys.modules.update(before)
+    with modules_of(EXAMPLE) as import_one:
+        yield import_one
 
 
 @pytest.fixture(scope="module")
