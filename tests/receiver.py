@@ -123,15 +123,23 @@ class Store:
             for group in getattr(one.message, f"resource_{'spans' if one.signal == 'traces' else one.signal}")
         ]
 
-    def points(self, name: str) -> Iterator[Point]:
-        """The points of metric ``name`` in the order in which they came."""
+    def metrics(self) -> Iterator[tuple[dict[str, Any], Any]]:
+        """Every metric with its resource, in the order in which they came."""
         for one in self.of("metrics"):
             for group in one.message.resource_metrics:
-                instance = attributes_of(group.resource)["service.instance.id"]
+                resource = attributes_of(group.resource)
                 for scope in group.scope_metrics:
                     for metric in scope.metrics:
-                        if metric.name == name:
-                            yield from _points_of(metric, instance)
+                        yield resource, metric
+
+    def metric_names(self) -> set[str]:
+        return {metric.name for _, metric in self.metrics()}
+
+    def points(self, name: str) -> Iterator[Point]:
+        """The points of metric ``name`` in the order in which they came."""
+        for resource, metric in self.metrics():
+            if metric.name == name:
+                yield from _points_of(metric, resource["service.instance.id"])
 
     def total(self, name: str) -> float:
         """What metric ``name`` adds up to over all processes: how a backend would sum the series."""
@@ -176,7 +184,7 @@ def _points_of(metric: Any, instance: str) -> Iterator[Point]:
             tuple(sorted(attributes_of(point).items())),
             point.start_time_unix_nano,
             point.count if kind == "histogram" else point.as_int or point.as_double,
-            data.aggregation_temporality == metrics_pb2.AGGREGATION_TEMPORALITY_CUMULATIVE,
+            getattr(data, "aggregation_temporality", None) == metrics_pb2.AGGREGATION_TEMPORALITY_CUMULATIVE,
         )
 
 

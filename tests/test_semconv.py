@@ -8,7 +8,7 @@ import typing
 from pathlib import Path
 
 from opentelemetry.semconv._incubating.attributes import feature_flag_attributes, hw_attributes, network_attributes
-from opentelemetry.semconv._incubating.metrics import hw_metrics
+from opentelemetry.semconv._incubating.metrics import container_metrics, db_metrics, hw_metrics
 from opentelemetry.semconv.attributes import error_attributes, exception_attributes
 
 from otel_mlobs import semconv
@@ -28,20 +28,20 @@ def test_names_are_namespaced_and_unique() -> None:
         assert re.fullmatch(r"mlobs(\.[a-z][a-z_]*)+", name) or name in OPENTELEMETRYS, name
 
 
-OPENTELEMETRYS = {value for module in (hw_metrics,) for key, value in vars(module).items() if key.isupper()}
+OPENTELEMETRYS = {value for module in (hw_metrics, container_metrics, db_metrics) for key, value in vars(module).items() if key.isupper()}
 
 
 def test_metrics_of_the_conventions_are_as_these_have_them() -> None:
     """Unit and instrument of every ``hw.*`` are written in the package of OpenTelemetry's conventions."""
-    text = Path(hw_metrics.__file__).read_text()
+    text = "".join(Path(module.__file__).read_text() for module in (hw_metrics, container_metrics, db_metrics))
     found = {
         name: (instrument, unit)
         for name, instrument, unit in re.findall(
-            r'^HW_\w+: Final = "(.+?)"\n"""\n(?:.*\n)*?Instrument: (\w+)\nUnit: (\S+)\n', text, re.MULTILINE
+            r'^[A-Z_]+: Final = "(.+?)"\n"""\n(?:(?!""").*\n)*?Instrument: (\w+)\nUnit: (\S+)\n', text, re.MULTILINE
         )
     }
     ours = {metric.name: (metric.instrument, metric.unit) for metric in semconv.METRICS if metric.name in found}
-    assert len(ours) == 12
+    assert len(ours) == 18
     assert ours == {name: found[name] for name in ours}
     keys = {attribute.key for metric in semconv.GPU_METRICS for attribute in metric.attributes}
     known = {value for key, value in vars(hw_attributes).items() if key.startswith("HW_")}
@@ -91,7 +91,8 @@ def test_labels_are_bounded() -> None:
         "mlobs.shadow.version", "mlobs.feature.result", "mlobs.feature.value", "mlobs.input.violation",
         "hw.id", "hw.name", "hw.parent", "hw.type", "hw.model", "hw.vendor", "hw.driver_version", "hw.state",
         "hw.gpu.task", "hw.sensor_location", "hw.limit_type", "network.io.direction", "mlobs.gpu.link",
-        "mlobs.gpu.unit", "mlobs.gpu.clock_domain", "mlobs.gpu.throttle_reason", "mlobs.gpu.page_state",
+        "mlobs.pressure.resource", "mlobs.pressure.extent", "mlobs.pressure.scope", "db.client.connection.pool.name",
+        "db.client.connection.state", "mlobs.gpu.unit", "mlobs.gpu.clock_domain", "mlobs.gpu.throttle_reason", "mlobs.gpu.page_state",
     }  # fmt: skip
     assert {attribute.key for metric in semconv.METRICS for attribute in metric.attributes} == allowed
     assert "error.type" not in {attribute.key for attribute in semconv.OPERATION_ERRORS.attributes}

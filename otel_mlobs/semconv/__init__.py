@@ -14,6 +14,8 @@ from typing import Final
 from otel_mlobs.semconv.attributes import *  # noqa: F403
 from otel_mlobs.semconv.gpu_metrics import *  # noqa: F403
 from otel_mlobs.semconv.gpu_metrics import GPU_METRICS
+from otel_mlobs.semconv.host_metrics import *  # noqa: F403
+from otel_mlobs.semconv.host_metrics import HOST_METRICS, POOL_METRICS
 from otel_mlobs.semconv.keys import *  # noqa: F403
 from otel_mlobs.semconv.metrics import *  # noqa: F403
 from otel_mlobs.semconv.metrics import (
@@ -132,4 +134,6 @@ METRICS: Final = (
     FEATURE_VIEW_OBJECTIVE,
     CANDIDATES,
     *GPU_METRICS,
+    *HOST_METRICS,
+    *POOL_METRICS,
 )

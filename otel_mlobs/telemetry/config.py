@@ -136,6 +136,8 @@ def configure(
     resolved = settings_room.resolve(arguments, taken=there)
     if resolved.logs and not resolved.disabled:
         _require_logging_instrumentation()
+    if resolved.host and not resolved.disabled:
+        _hardware("host").require()
     with _configuring:
         if _state.settings is not None:
             _logger.warning(
@@ -260,7 +262,8 @@ def _build(building: _Building, resolved: Settings, there: Collection[settings_r
     """Build the providers that are not there yet."""
     from otel_mlobs.telemetry.resource import make_resource
 
-    resource = make_resource(resolved.service_name, resolved.resource)
+    detected = _hardware("host").detected() if resolved.host else {}
+    resource = make_resource(resolved.service_name, {**detected, **resolved.resource})
     traces, points, records = (resolved.pipeline(signal) for signal in settings_room.SIGNALS)
     if traces is not None:
         _build_traces(building, traces, resolved, resource)

@@ -175,6 +175,20 @@ def outcome_delay() -> Histogram:
     return _histogram(semconv.OUTCOME_DELAY, _DELAY_BOUNDS)
 
 
+_WAIT_BOUNDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.5, 5.5, 30.5)
+"""Seconds; none a whole number."""
+
+
+def pool_wait() -> Histogram:
+    """``db.client.connection.wait_time``."""
+    return _histogram(semconv.POOL_WAIT, _WAIT_BOUNDS)
+
+
+def pool_timeouts() -> Counter:
+    """``db.client.connection.timeouts``."""
+    return _counter(semconv.POOL_TIMEOUTS)
+
+
 def model_labels(model: str, version: str | None, profile_id: str) -> dict[str, str]:
     """The labels of all that belongs to one profile."""
     labels = {semconv.MODEL_NAME: readings.encodable(model), semconv.PROFILE_ID: profile_id}

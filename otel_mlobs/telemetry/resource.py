@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import uuid
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from opentelemetry.sdk.resources import Resource
 
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _INSTANCE = "service.instance.id"
+_PID = "process.pid"
 _NO_PID = -1
 
 
@@ -34,12 +35,14 @@ class ProcessResource(Resource):
         merged = super().merge(other)
         instance = self._instance if os.getpid() == self._pid else f"{self._instance}/{os.getpid()}"
         attributes = {**merged.attributes, _INSTANCE: instance}
+        if _PID in attributes:
+            attributes[_PID] = os.getpid()
         return ProcessResource(attributes, merged.schema_url, self._instance, self._pid)
 
 
-def make_resource(service_name: str | None, attributes: Mapping[str, str]) -> ProcessResource:
+def make_resource(service_name: str | None, attributes: Mapping[str, Any]) -> ProcessResource:
     """The resource of this process: the settings' attributes over those of the SDK's detectors."""
-    given: dict[str, str] = dict(attributes)
+    given: dict[str, Any] = dict(attributes)
     if service_name is not None:
         given["service.name"] = service_name
     pid = os.getpid()

@@ -1,0 +1,174 @@
+"""The machine, the container and this process: what ``configure(host=True)`` starts.
+
+Utilisation is read by opentelemetry-instrumentation-system-metrics; saturation and the container's limits, which it
+does not know, are read here.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from otel_mlobs import semconv
+from otel_mlobs.errors import MissingExtraError
+from otel_mlobs.hardware import cgroup, detectors, pressure
+from otel_mlobs.telemetry import absolute
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from otel_mlobs.settings import Settings
+
+    Labels = Mapping[str, str]
+
+__all__ = ["detected", "start", "stop"]
+
+detected = detectors.detected
+
+READ_BY_OPENTELEMETRY: Mapping[str, list[str] | None] = {
+    "system.cpu.time": ["idle", "user", "system", "iowait", "steal"],
+    "system.cpu.utilization": ["idle", "user", "system", "iowait", "steal"],
+    "system.memory.usage": ["used", "free", "cached"],
+    "system.memory.utilization": ["used", "free", "cached"],
+    "system.swap.usage": ["used", "free"],
+    "system.swap.utilization": ["used", "free"],
+    "system.disk.io": ["read", "write"],
+    "system.disk.operations": ["read", "write"],
+    "system.disk.time": ["read", "write"],
+    "system.network.io": ["transmit", "receive"],
+    "system.network.dropped.packets": ["transmit", "receive"],
+    "system.network.errors": ["transmit", "receive"],
+    "process.cpu.time": ["user", "system"],
+    "process.cpu.utilization": ["user", "system"],
+    "process.memory.usage": None,
+    "process.memory.virtual": None,
+    "process.thread.count": None,
+    "process.open_file_descriptor.count": None,
+    "process.context_switches": ["involuntary", "voluntary"],
+    "process.disk.io": ["read", "write"],
+    "cpython.gc.collections": None,
+    "cpython.gc.collected_objects": None,
+    "cpython.gc.uncollectable_objects": None,
+}
+"""What the package is asked for: not ``process.runtime.*``, the former names of what ``process.*`` says."""
+
+_FRESH_S = 0.1
+"""How long one reading serves the metrics of one collection."""
+_OF_CONTAINER = {
+    semconv.CONTAINER_CPU_TIME.name: "cpu.time",
+    semconv.CONTAINER_CPU_LIMIT.name: "cpu.limit",
+    semconv.CONTAINER_PERIODS.name: "cpu.periods",
+    semconv.CONTAINER_THROTTLED.name: "cpu.throttled",
+    semconv.CONTAINER_THROTTLED_TIME.name: "cpu.throttled.time",
+    semconv.CONTAINER_MEMORY_USAGE.name: "memory.usage",
+    semconv.CONTAINER_MEMORY_LIMIT.name: "memory.limit",
+    semconv.CONTAINER_OOM_KILLS.name: "memory.oom_kills",
+}
+
+
+class Host:
+    """Reads ``/proc`` and the cgroup, once a collection: the kernel answers at once, so no thread is needed.
+
+    Args:
+        root: where ``/proc`` and ``/sys`` are.
+    """
+
+    def __init__(self, root: Path = Path("/")) -> None:
+        self._root = root
+        self.start_afresh()
+
+    def start_afresh(self) -> None:
+        """In a forked child: other threads, and maybe another cgroup."""
+        self._own = cgroup.folder(self._root)
+        self._run_wait = pressure.RunWait(self._root)
+        self._read_at = -_FRESH_S
+        self._container: Mapping[str, float] = {}
+        self._stalls: list[tuple[str, Mapping[tuple[str, str], float]]] = []
+
+    def points(self, metric: semconv.Metric) -> Iterator[tuple[float, Labels]]:
+        """The points of ``metric``; none for what this system does not tell."""
+        self._read()
+        if metric is semconv.PRESSURE:
+            for scope, stalls in self._stalls:
+                for (resource, extent), seconds in stalls.items():
+                    yield (
+                        seconds,
+                        {
+                            semconv.PRESSURE_RESOURCE: resource,
+                            semconv.PRESSURE_EXTENT: extent,
+                            semconv.PRESSURE_SCOPE: scope,
+                        },
+                    )
+            return
+        if metric is semconv.RUN_QUEUE:
+            value: float | None = pressure.run_queue(self._root)
+        elif metric is semconv.RUN_WAIT:
+            value = self._run_wait.read()
+        else:
+            value = self._container.get(_OF_CONTAINER[metric.name])
+        if value is not None:
+            yield value, {}
+
+    def _read(self) -> None:
+        now = time.monotonic()
+        if now - self._read_at < _FRESH_S:
+            return
+        self._read_at = now
+        self._stalls = [("host", pressure.stalls(self._root / "proc/pressure"))]
+        if self._own is not None:
+            self._container = cgroup.read(self._own)
+            self._stalls.append(("container", pressure.stalls(self._own, ".pressure")))
+
+
+_host: Host | None = None
+_instrumentor: Any = None
+
+
+def start(settings: Settings | None) -> None:  # noqa: ARG001 - as every part of the hardware is started
+    """Report from the next collection on. A second call changes nothing.
+
+    Raises:
+        MissingExtraError: opentelemetry-instrumentation-system-metrics is not installed.
+    """
+    global _host, _instrumentor  # noqa: PLW0603 - one per process is what is meant
+    if _host is not None:
+        return
+    require()
+    from opentelemetry.instrumentation.system_metrics import SystemMetricsInstrumentor
+
+    _host = Host()
+    if sys.platform == "linux":
+        absolute.observe(_host, semconv.HOST_METRICS)
+    _instrumentor = SystemMetricsInstrumentor(config={**READ_BY_OPENTELEMETRY})
+    _instrumentor.instrument()
+
+
+def require() -> None:
+    """Raise :class:`MissingExtraError` where what ``host=True`` needs is not installed."""
+    try:
+        import opentelemetry.instrumentation.system_metrics  # noqa: F401
+    except ImportError as error:
+        raise MissingExtraError("host=True", "host", "opentelemetry-instrumentation-system-metrics") from error
+
+
+def stop() -> None:
+    """Report no more."""
+    global _host, _instrumentor  # noqa: PLW0603 - see start
+    if _host is None:
+        return
+    absolute.forget(_host)
+    _host = None
+    _instrumentor.uninstrument()
+    _instrumentor = None
+
+
+def _after_fork_in_child() -> None:
+    if _host is not None:
+        _host.start_afresh()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,83 @@
+"""``instrument("sqlalchemy")``: how long engines take to get a connection from their pool, and how many it has.
+
+Statements are traced by opentelemetry-instrumentation-sqlalchemy, beside which this works. Written after SQLAlchemy 2.
+"""
+
+from __future__ import annotations
+
+from pathlib import PurePath
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import exc
+from sqlalchemy.engine import Engine
+from wrapt import wrap_function_wrapper
+
+from otel_mlobs.telemetry import guard, pools
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["instrument", "uninstrument"]
+
+_original: list[Any] = []
+
+
+def _sizes(pool: Any) -> pools.Sizes:
+    if not hasattr(pool, "checkedout"):  # a pool that keeps nothing
+        return pools.Sizes(None, None, None)
+    overflow = getattr(pool, "_max_overflow", -1)
+    most = pool.size() + overflow if hasattr(pool, "size") and overflow >= 0 else None
+    return pools.Sizes(pool.checkedout(), pool.checkedin(), most)
+
+
+_pools = pools.Pools(_sizes)
+
+
+def _name(engine: Any) -> str:
+    """Where it leads, without credentials; of a database in a file its name."""
+    url = engine.url
+    database = PurePath(url.database).name if url.database and not url.host else url.database
+    where = f"{url.host}:{url.port}" if url.port else url.host
+    return "/".join(part for part in (where, database) if part) or url.get_backend_name()
+
+
+def _connect(wrapped: Callable[..., Any], engine: Any, args: Any, kwargs: Any) -> Any:
+    try:
+        name: str | None = _pools.name(engine.pool, lambda: _name(engine))
+    except Exception as error:  # noqa: BLE001 - the caller gets its connection all the same
+        guard.report("pools", error)
+        name = None
+    began = perf_counter()
+    try:
+        connection = wrapped(*args, **kwargs)
+    except exc.TimeoutError:
+        if name is not None:
+            _count(pools.timed_out, name)
+        raise
+    if name is not None:
+        _count(pools.got, name, perf_counter() - began)
+    return connection
+
+
+def _count(how: Callable[..., None], *arguments: object) -> None:
+    try:
+        how(*arguments)
+    except Exception as error:  # noqa: BLE001 - the caller gets its connection all the same
+        guard.report("pools", error)
+
+
+def instrument() -> None:
+    """Count from now on, for engines that there are and those to come."""
+    if _original:
+        return
+    _original.append(vars(Engine)["raw_connection"])
+    wrap_function_wrapper(Engine, "raw_connection", _connect)
+    _pools.start()
+
+
+def uninstrument() -> None:
+    """Put everything back as it was."""
+    _pools.stop()
+    while _original:
+        Engine.raw_connection = _original.pop()  # type: ignore[method-assign]

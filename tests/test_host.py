@@ -1,0 +1,317 @@
+"""The machine, the container and the process: what the kernel's files say, as metrics."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from receiver import Receiver, run
+
+from otel_mlobs import semconv
+from otel_mlobs.hardware import cgroup, detectors, pressure
+from otel_mlobs.hardware.host import Host
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads Linux's files")
+
+CONTAINER = {
+    "cgroup.controllers": "cpu memory io",
+    "cpu.max": "250000 100000",
+    "cpu.stat": "usage_usec 12500000\nuser_usec 9000000\nnr_periods 400\nnr_throttled 30\nthrottled_usec 1750000",
+    "memory.max": str(2**31),
+    "memory.current": str(2**30),
+    "memory.events": "low 0\nhigh 0\nmax 7\noom 2\noom_kill 1",
+    "cpu.pressure": "some avg10=1.00 avg60=0.50 avg300=0.10 total=2500000\n"
+    "full avg10=0.00 avg60=0.00 avg300=0.00 total=40",
+    "memory.pressure": "some avg10=0.00 avg60=0.00 avg300=0.00 total=1000000",
+}
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A system: a host with pressure files and a run queue, and a container with limits."""
+    files = {
+        "proc/self/cgroup": "0::/",
+        "proc/stat": "cpu  1 2 3\nprocs_running 5\nprocs_blocked 0",
+        "proc/pressure/cpu": "some avg10=0.18 avg60=0.37 avg300=0.61 total=941021833",
+        "proc/pressure/io": "some avg10=0.0 avg60=0.0 avg300=0.0 total=500000\n"
+        "full avg10=0.0 avg60=0.0 avg300=0.0 total=250000",
+        "proc/self/task/1/schedstat": "100 2000000000 5",
+        "proc/self/task/2/schedstat": "100 500000000 5",
+        **{f"sys/fs/cgroup/{name}": content for name, content in CONTAINER.items()},
+    }
+    for name, content in files.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content + "\n")
+    return tmp_path
+
+
+def points(host: Host, metric: semconv.Metric) -> list[tuple[float, dict[str, str]]]:
+    """The points of a metric."""
+    return [(value, dict(labels)) for value, labels in host.points(metric)]
+
+
+def test_every_metric_of_a_container_with_limits(root: Path) -> None:
+    """Values in base units: CPUs, seconds, bytes."""
+    found = {metric.name: points(Host(root), metric) for metric in semconv.HOST_METRICS}
+    pressures = {
+        (
+            labels["mlobs.pressure.scope"],
+            labels["mlobs.pressure.resource"],
+            labels["mlobs.pressure.extent"],
+        ): value
+        for value, labels in found.pop("mlobs.pressure.time")
+    }
+    assert pressures == pytest.approx(
+        {
+            ("host", "cpu", "some"): 941.021833,
+            ("host", "io", "some"): 0.5,
+            ("host", "io", "full"): 0.25,
+            ("container", "cpu", "some"): 2.5,
+            ("container", "cpu", "full"): 0.00004,
+            ("container", "memory", "some"): 1.0,
+        }
+    )
+    assert found == {
+        "mlobs.host.run_queue": [(5, {})],
+        "mlobs.process.run_wait.time": [(2.5, {})],
+        "container.cpu.time": [(12.5, {})],
+        "mlobs.container.cpu.limit": [(2.5, {})],
+        "mlobs.container.cpu.periods": [(400, {})],
+        "mlobs.container.cpu.throttled_periods": [(30, {})],
+        "mlobs.container.cpu.throttled.time": [(1.75, {})],
+        "container.memory.usage": [(2**30, {})],
+        "mlobs.container.memory.limit": [(2**31, {})],
+        "mlobs.container.memory.oom_kills": [(1, {})],
+    }
+
+
+def test_what_is_not_limited_or_not_there_has_no_point(root: Path) -> None:
+    """A container without limits, without pressure files, with files that cannot be understood: never a 0."""
+    own = root / "sys/fs/cgroup"
+    (own / "cpu.max").write_text("max 100000")
+    (own / "memory.max").write_text("max")
+    (own / "memory.events").unlink()
+    (own / "memory.current").write_bytes(b"\xff\xfe")
+    (own / "cpu.pressure").write_text("nonsense")
+    (own / "memory.pressure").unlink()
+    (root / "proc/stat").write_text("")
+    host = Host(root)
+    assert points(host, semconv.CONTAINER_CPU_TIME) == [(12.5, {})]
+    for metric in (
+        semconv.CONTAINER_CPU_LIMIT,
+        semconv.CONTAINER_PERIODS,
+        semconv.CONTAINER_THROTTLED,
+        semconv.CONTAINER_THROTTLED_TIME,
+        semconv.CONTAINER_MEMORY_USAGE,
+        semconv.CONTAINER_MEMORY_LIMIT,
+        semconv.CONTAINER_OOM_KILLS,
+        semconv.RUN_QUEUE,
+    ):
+        assert points(host, metric) == [], metric.name
+    assert {labels["mlobs.pressure.scope"] for _, labels in points(host, semconv.PRESSURE)} == {"host"}
+
+
+def test_nothing_of_a_container_under_cgroup_v1(root: Path) -> None:
+    """Without the unified hierarchy nothing is guessed."""
+    (root / "sys/fs/cgroup/cgroup.controllers").unlink()
+    host = Host(root)
+    assert points(host, semconv.CONTAINER_CPU_TIME) == []
+    assert points(host, semconv.RUN_QUEUE) == [(5, {})]
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("0::/kubepods/pod7/c1", "sys/fs/cgroup/kubepods/pod7/c1"),
+        ("0::/../../outside", "sys/fs/cgroup"),
+        ("0::/not/mounted/here", "sys/fs/cgroup"),
+        ("3:cpuset:/\n0::/", "sys/fs/cgroup"),
+        ("3:cpuset:/", None),
+    ],
+)
+def test_the_cgroup_is_this_processs(root: Path, line: str, expected: str | None) -> None:
+    """By /proc/self/cgroup, and the top of what is mounted where that leads nowhere."""
+    (root / "sys/fs/cgroup/kubepods/pod7/c1").mkdir(parents=True)
+    (root / "proc/self/cgroup").write_text(line + "\n")
+    assert cgroup.folder(root) == (None if expected is None else root / expected)
+
+
+def test_threads_that_end_take_nothing_away(root: Path) -> None:
+    """The counter goes on from what ended threads had waited, also where another thread gets their number."""
+    wait = pressure.RunWait(root)
+    assert wait.read() == 2.5
+    tasks = root / "proc/self/task"
+    (tasks / "2/schedstat").write_text("1 100000000 1")
+    assert wait.read() == 2.6
+    (tasks / "2/schedstat").unlink()
+    assert wait.read() == 2.6
+    (tasks / "1/schedstat").write_text("1 3000000000 1")
+    assert wait.read() == pytest.approx(3.6)
+
+
+def test_pressure_and_waiting_of_this_machine() -> None:
+    """The kernel's own files, as they are now; more threads than CPUs make this process wait."""
+    host = Host()
+    if Path("/proc/pressure/cpu").exists():
+        before = Path("/proc/pressure/cpu").read_text()
+        ours = {
+            (labels["mlobs.pressure.resource"], labels["mlobs.pressure.extent"]): value
+            for value, labels in points(host, semconv.PRESSURE)
+            if labels["mlobs.pressure.scope"] == "host"
+        }
+        after = Path("/proc/pressure/cpu").read_text()
+        low, high = (int(text.split("total=")[1].split()[0]) / 1e6 for text in (before, after))
+        assert low <= ours["cpu", "some"] <= high
+    if Path("/proc/self/schedstat").exists():
+        ((waited, _),) = points(host, semconv.RUN_WAIT)
+        children = [os.fork() for _ in range(2 * (os.cpu_count() or 1))]
+        if 0 in children:
+            until = time.monotonic() + 0.3
+            while time.monotonic() < until:
+                pass
+            os._exit(0)
+        until = time.monotonic() + 0.25
+        while time.monotonic() < until:
+            pass
+        for child in children:
+            os.waitpid(child, 0)
+        ((later, _),) = points(host, semconv.RUN_WAIT)
+        assert later > waited
+
+
+def test_one_reading_serves_a_collection(root: Path) -> None:
+    """The metrics of one collection are of one moment, and of the next another."""
+    host = Host(root)
+    assert points(host, semconv.CONTAINER_CPU_TIME) == [(12.5, {})]
+    (root / "sys/fs/cgroup/cpu.stat").write_text("usage_usec 13500000")
+    assert points(host, semconv.CONTAINER_CPU_TIME) == [(12.5, {})]
+    host._read_at -= 1.0
+    assert points(host, semconv.CONTAINER_CPU_TIME) == [(13.5, {})]
+
+
+# -- the resource
+
+
+def test_the_machine_describes_itself_without_command_lines() -> None:
+    """OpenTelemetry's detectors say host, system and process; arguments, which hold secrets, are not among it."""
+    found = detectors.detected({})
+    assert found["host.name"] == os.uname().nodename
+    assert found["process.pid"] == os.getpid()
+    assert found["os.type"] == "linux"
+    assert not [key for key in found if key.startswith("process.command")]
+    assert not [key for key in found if key.startswith("k8s.")]
+
+
+def test_a_pod_describes_itself(tmp_path: Path) -> None:
+    """The downward API's variables go before the host's name and the service account."""
+    namespace = tmp_path / "namespace"
+    namespace.write_text("shop\n")
+    base = {"KUBERNETES_SERVICE_HOST": "10.0.0.1", "HOSTNAME": "recsys-7d"}
+    assert detectors.kubernetes(base, namespace) == {"k8s.pod.name": "recsys-7d", "k8s.namespace.name": "shop"}
+    named = {**base, "POD_NAME": "recsys-x", "K8S_NODE_NAME": "n1", "POD_NAMESPACE": "prod", "K8S_POD_UID": "u"}
+    assert detectors.kubernetes(named, namespace) == {
+        "k8s.pod.name": "recsys-x",
+        "k8s.pod.uid": "u",
+        "k8s.namespace.name": "prod",
+        "k8s.node.name": "n1",
+    }
+    assert detectors.kubernetes({"HOSTNAME": "laptop"}, namespace) == {}
+
+
+def test_a_detector_that_fails_costs_only_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others are still asked."""
+
+    class Point:
+        def load(self) -> Any:
+            raise ImportError("not here")
+
+    real = detectors.entry_points
+    monkeypatch.setattr(
+        detectors, "entry_points", lambda **wanted: [Point()] if wanted["name"] == "host" else real(**wanted)
+    )
+    found = detectors.detected({})
+    assert "host.name" not in found
+    assert "process.pid" in found
+
+
+# -- whole
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    """An OTLP receiver."""
+    with Receiver() as made:
+        yield made
+
+
+def test_configure_reports_machine_process_and_resource(receiver: Receiver) -> None:
+    """One setting, and all of it arrives; a child is a process of its own; shutting down ends it."""
+    pytest.importorskip("opentelemetry.instrumentation.system_metrics")
+    ran = run(
+        f"""
+        import os
+        mlobs.configure("hosted", backend="collector", endpoint={receiver.url!r}, host=True, metric_interval=60)
+        assert mlobs.force_flush()
+        child = os.fork()
+        if not child:
+            assert mlobs.force_flush()
+            os._exit(0)
+        os.waitpid(child, 0)
+        assert mlobs.shutdown()
+        from otel_mlobs.hardware import host
+        print(os.getpid(), child, host._host)
+        """
+    )
+    pid, child, stopped = ran.out.split()
+    assert stopped == "None"
+    resources = receiver.resources()
+    assert {resource["process.pid"] for resource in resources} == {int(pid), int(child)}
+    assert all(resource["host.name"] == os.uname().nodename for resource in resources)
+    assert not any("command" in key for resource in resources for key in resource)
+    names = receiver.metric_names()
+    assert {"system.cpu.time", "system.memory.usage", "process.cpu.time", "cpython.gc.collections"} <= names
+    assert {"mlobs.host.run_queue"} <= names
+    assert not any(name.startswith("process.runtime.") for name in names)
+
+
+def test_host_without_its_extra_says_what_to_install() -> None:
+    """Before anything is changed, with the command."""
+    ran = run(
+        """
+        import sys
+        sys.modules["opentelemetry.instrumentation.system_metrics"] = None
+        try:
+            mlobs.configure("hosted", backend="none", host=True)
+        except mlobs.MissingExtraError as error:
+            print(error)
+        mlobs.configure("hosted", backend="none")
+        """
+    )
+    assert "pip install 'otel-mlobs[host]'" in ran.out
+    assert ran.err == ""
+
+
+def test_other_threads_may_collect_at_once(root: Path) -> None:
+    """Two readers collect in threads of their own: nothing raises, nothing runs backwards."""
+    host = Host(root)
+    found: list[float] = []
+
+    def collect() -> None:
+        for _ in range(200):
+            for metric in semconv.HOST_METRICS:
+                found.extend(value for value, _ in host.points(metric) if metric is semconv.RUN_WAIT)
+
+    threads = [threading.Thread(target=collect) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert set(found) == {2.5}

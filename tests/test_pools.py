@@ -1,0 +1,171 @@
+"""Pools of connections: how long getting one takes, and how many there are."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+sqlalchemy = pytest.importorskip("sqlalchemy")
+redis = pytest.importorskip("redis")
+
+from sqlalchemy import exc
+from sqlalchemy.pool import NullPool, QueuePool
+
+from otel_mlobs import instrument, uninstrument
+from otel_mlobs.telemetry import guard, pools
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from otel_mlobs.testing import Telemetry
+
+WAIT = "db.client.connection.wait_time"
+LABEL = "db.client.connection.pool.name"
+
+
+@pytest.fixture(autouse=True)
+def _instrumented() -> Iterator[None]:
+    """Both libraries, put back afterwards."""
+    instrument("redis", "sqlalchemy")
+    yield
+    uninstrument("redis", "sqlalchemy")
+
+
+def engine(tmp_path: Path, **options: Any) -> Any:
+    """An engine over a pool of one connection."""
+    given = {"poolclass": QueuePool, "pool_size": 1, "max_overflow": 0, "pool_timeout": 0.05, **options}
+    return sqlalchemy.create_engine(f"sqlite:///{tmp_path / 'features.db'}", **given)
+
+
+def counts(telemetry: Telemetry, name: str) -> dict[str | None, float]:
+    """The pool's connections by state."""
+    found = telemetry.metrics.get("db.client.connection.count", [])
+    return {
+        point.attributes.get("db.client.connection.state"): point.value
+        for point in found
+        if point.attributes[LABEL] == name
+    }
+
+
+def test_waits_uses_and_timeouts_of_an_engine(mlobs_telemetry: Telemetry, tmp_path: Path) -> None:
+    """Who waits for the only connection is seen waiting; who gives up is counted, and gets the same exception."""
+    made = engine(tmp_path)
+    with made.connect():
+        assert counts(mlobs_telemetry, "features.db") == {"used": 1, "idle": 0}
+        with pytest.raises(exc.TimeoutError):
+            made.connect()
+    assert counts(mlobs_telemetry, "features.db") == {"used": 0, "idle": 1}
+    patient = engine(tmp_path, pool_timeout=10)
+    patient.connect().close()
+    held = patient.connect()
+    threading.Timer(0.2, held.close).start()
+    patient.connect().close()
+    wait = mlobs_telemetry.point(WAIT, **{"db.client.connection.pool.name": "features.db"})
+    assert wait.count == 4
+    assert 0.2 <= wait.sum < 5.0
+    assert mlobs_telemetry.point("db.client.connection.timeouts", **{LABEL: "features.db"}).value == 1
+    assert mlobs_telemetry.point("db.client.connection.max", **{LABEL: "features.db"}).value == 2
+    made.dispose()
+    patient.dispose()
+
+
+def test_pools_that_keep_nothing_and_engines_that_fail(mlobs_telemetry: Telemetry, tmp_path: Path) -> None:
+    """A NullPool has no counts; a database that cannot be opened raises what it raises without us."""
+    plain = sqlalchemy.create_engine(f"sqlite:///{tmp_path / 'null.db'}", poolclass=NullPool)
+    plain.connect().close()
+    assert counts(mlobs_telemetry, "null.db") == {}
+    assert mlobs_telemetry.point(WAIT, **{LABEL: "null.db"}).count == 1
+    broken = sqlalchemy.create_engine(f"sqlite:///{tmp_path / 'no' / 'folder.db'}")
+    with pytest.raises(exc.OperationalError):
+        broken.connect()
+
+
+def test_names_hold_no_credentials() -> None:
+    """The server and the database, and nothing of who asks."""
+    from otel_mlobs.integrations import redis as of_redis
+    from otel_mlobs.integrations import sqlalchemy as of_sqlalchemy
+
+    made = sqlalchemy.create_engine("sqlite://")
+    assert of_sqlalchemy._name(made) == "sqlite"
+    made.url = sqlalchemy.make_url("postgresql://ann:secret@db.local:5432/features?password=other")
+    assert of_sqlalchemy._name(made) == "db.local:5432/features"
+    pool = redis.ConnectionPool.from_url("redis://ann:secret@cache:6380/2")
+    assert of_redis._name(pool) == "cache:6380/2"
+    assert (
+        of_redis._name(redis.ConnectionPool.from_url("unix:///run/redis.sock?password=secret")) == "/run/redis.sock/0"
+    )
+
+
+def test_everything_is_put_back(tmp_path: Path) -> None:
+    """After uninstrument the libraries' own functions are there again, however often it was asked for."""
+    from sqlalchemy.engine import Engine
+
+    wrapped = (vars(Engine)["raw_connection"], vars(redis.ConnectionPool)["get_connection"])
+    uninstrument("redis", "sqlalchemy")
+    plain = (vars(Engine)["raw_connection"], vars(redis.ConnectionPool)["get_connection"])
+    assert [type(each).__name__ for each in plain] == ["function", "function"]
+    instrument("redis", "sqlalchemy")
+    instrument("redis", "sqlalchemy")
+    assert [type(each) for each in wrapped] != [type(each) for each in plain]
+    uninstrument("redis", "sqlalchemy")
+    assert (vars(Engine)["raw_connection"], vars(redis.ConnectionPool)["get_connection"]) == plain
+    engine(tmp_path).connect().close()
+
+
+@pytest.mark.usefixtures("lenient")
+def test_our_own_failure_costs_nobody_a_connection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name that cannot be made, a histogram that raises: the connection comes."""
+    reported: list[str] = []
+    monkeypatch.setattr(guard, "report", lambda component, error: reported.append(f"{component}: {error}"))
+
+    def broken(*_: object) -> None:
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr(pools, "got", broken)
+    engine(tmp_path).connect().close()
+    monkeypatch.setattr(pools.Pools, "name", broken)
+    engine(tmp_path).connect().close()
+    assert reported == ["pools: broken"] * 2
+
+
+def test_pools_are_bounded(mlobs_telemetry: Telemetry, tmp_path: Path) -> None:
+    """Whoever makes an engine a tenant has a hundred names, and one for the rest; pools that are gone leave none."""
+    source = pools.Pools(lambda pool: pools.Sizes(1, 0, 5))
+
+    class Pool:
+        pass
+
+    kept = [Pool() for _ in range(150)]
+    names = {source.name(pool, lambda number=number: f"p{number}") for number, pool in enumerate(kept)}
+    assert len(names) == pools._MOST + 1
+    assert pools.OTHERS in names
+    from otel_mlobs import semconv
+
+    found = {labels[LABEL]: value for value, labels in source.points(semconv.POOL_MAX)}
+    assert found[pools.OTHERS] == 5 * 50
+    del kept
+    assert [*source.points(semconv.POOL_MAX)] == []
+
+
+def test_many_threads_get_connections(mlobs_telemetry: Telemetry, tmp_path: Path) -> None:
+    """Eight threads, four hundred connections, each counted once."""
+    made = engine(tmp_path, pool_size=2, pool_timeout=30)
+    made.dispose()
+
+    def work() -> None:
+        for _ in range(50):
+            with made.connect():
+                time.sleep(0)
+
+    before = next((p.count for p in mlobs_telemetry.metrics.get(WAIT, []) if p.attributes[LABEL] == "features.db"), 0)
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert mlobs_telemetry.point(WAIT, **{LABEL: "features.db"}).count - before == 400
+    made.dispose()
