@@ -28,12 +28,13 @@ def test_names_are_namespaced_and_unique() -> None:
         assert re.fullmatch(r"mlobs(\.[a-z][a-z_]*)+", name) or name in OPENTELEMETRYS, name
 
 
-OPENTELEMETRYS = {value for module in (hw_metrics, container_metrics, db_metrics) for key, value in vars(module).items() if key.isupper()}
+CONVENTIONS = (hw_metrics, container_metrics, db_metrics)
+OPENTELEMETRYS = {value for module in CONVENTIONS for key, value in vars(module).items() if key.isupper()}
 
 
 def test_metrics_of_the_conventions_are_as_these_have_them() -> None:
     """Unit and instrument of every ``hw.*`` are written in the package of OpenTelemetry's conventions."""
-    text = "".join(Path(module.__file__).read_text() for module in (hw_metrics, container_metrics, db_metrics))
+    text = "".join(Path(module.__file__).read_text() for module in CONVENTIONS)
     found = {
         name: (instrument, unit)
         for name, instrument, unit in re.findall(
@@ -92,7 +93,8 @@ def test_labels_are_bounded() -> None:
         "hw.id", "hw.name", "hw.parent", "hw.type", "hw.model", "hw.vendor", "hw.driver_version", "hw.state",
         "hw.gpu.task", "hw.sensor_location", "hw.limit_type", "network.io.direction", "mlobs.gpu.link",
         "mlobs.pressure.resource", "mlobs.pressure.extent", "mlobs.pressure.scope", "db.client.connection.pool.name",
-        "db.client.connection.state", "mlobs.gpu.unit", "mlobs.gpu.clock_domain", "mlobs.gpu.throttle_reason", "mlobs.gpu.page_state",
+        "db.client.connection.state", "mlobs.gpu.unit", "mlobs.gpu.clock_domain",
+        "mlobs.gpu.throttle_reason", "mlobs.gpu.page_state",
     }  # fmt: skip
     assert {attribute.key for metric in semconv.METRICS for attribute in metric.attributes} == allowed
     assert "error.type" not in {attribute.key for attribute in semconv.OPERATION_ERRORS.attributes}
