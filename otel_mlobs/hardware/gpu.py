@@ -17,10 +17,18 @@ DCGM_NAMES = tuple(dcgm.SOURCES)
 """What the meter provider has to write in capitals."""
 
 
+_settings: Settings | None = None
+
+
 def start(settings: Settings | None) -> None:
-    """Report GPUs from the next collection on; nothing is asked of the driver before. A second call changes nothing."""
-    if reporter.current() is not None:
+    """Report GPUs from the next collection on; nothing is asked of the driver before.
+
+    Where that was said already it changes nothing, unless there are settings now and were none then.
+    """
+    global _settings  # noqa: PLW0603 - of the one reporter of this process
+    if reporter.current() is not None and settings in (None, _settings):
         return
+    _settings = settings
     each = settings is not None and settings.gpu_reporter == "each"
     reporter.use(
         reporter.Reporter(
