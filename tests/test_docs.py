@@ -91,6 +91,7 @@ def test_variables_exist(page: Path) -> None:
         "MLOBS_REQUIRE_SERVERS",
         "MLOBS_STORE_PASSWORD",
         "MLOBS_STORE_URL",
+        "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS",
         *(f"OTEL_{signal.upper()}_EXPORTER" for signal in settings.SIGNALS),
     }
     assert set(re.findall(r"\b(?:OTEL|MLOBS)_[A-Z_]+[A-Z]\b", _read(page))) <= known

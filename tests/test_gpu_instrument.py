@@ -50,7 +50,7 @@ def test_with_everything_else_only_where_there_are_signs(
 
 def test_opentelemetrys_own_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The entry point is an instrumentor, which starts and stops the reporter."""
-    (point,) = entry_points(group="opentelemetry_instrumentor", name="mlobs_nvml")
+    (point,) = entry_points(group="opentelemetry_instrumentor", name="otel_mlobs_nvml")
     instrumentor = point.load()()
     monkeypatch.setattr(nvml, "_SIGNS", (str(tmp_path / "none"),))
     instrumentor.instrument()

@@ -36,7 +36,7 @@ def uninstrument() -> None:
 class NvmlInstrumentor(BaseInstrumentor):  # type: ignore[misc]
     """What ``opentelemetry-instrument`` loads: GPU readings where there are signs of a driver.
 
-    ``OTEL_PYTHON_DISABLED_INSTRUMENTATIONS=mlobs_nvml`` leaves it out.
+    ``OTEL_PYTHON_DISABLED_INSTRUMENTATIONS=otel_mlobs_nvml`` leaves it out.
     """
 
     def instrumentation_dependencies(self) -> Collection[str]:
