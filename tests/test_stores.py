@@ -328,7 +328,9 @@ print(store.pending, flush=True)
 """
         ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
     assert ran.stdout == "200\n"
-    assert ran.stderr == ""
+    said = ran.stderr.splitlines()  # the exit waits as long as an answer may take: which is over first is a race
+    assert len(said) <= 1
+    assert all("cannot be used (TimeoutError" in line for line in said)
 
 
 def test_what_waits_is_written_once_the_server_is_there(
