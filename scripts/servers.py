@@ -1,12 +1,14 @@
 """Builds the real servers that the integration tests talk to, and says where they are.
 
-    python scripts/servers.py build jaeger prometheus
+    python scripts/servers.py build jaeger prometheus collector alertmanager
     python scripts/servers.py path jaeger
     python scripts/servers.py list
 
 Each server is built from its released Go module, as a tool dependency of a module made for it, into a folder of its own
 under ``$MLOBS_SERVERS`` (unless set: ``otel-mlobs/servers`` in the user's cache folder). The folder's name holds the
-version and a hash of the recipe, so a changed recipe is built anew and an unchanged one is found again.
+version and a hash of the recipe, so a changed recipe is built anew and an unchanged one is found again. OpenTelemetry's
+own builder puts the Collector together, of the components that are listed here. Alertmanager and amtool need not be built
+where both are installed.
 
 Any Go from 1.16 on will do: one that is older than a server needs fetches the compiler it lacks from the module proxy.
 """
@@ -22,7 +24,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -41,11 +43,21 @@ class Server:
     version: str
     go: str
     programs: dict[str, str]
-    replace: str
+    replace: str = ""
     tags: str = ""
 
 
-SERVERS = {
+@dataclass(frozen=True)
+class Collector(Server):
+    """How a Collector is put together: its builder (the module), and the components, all of the builder's version."""
+
+    components: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+CORE = "go.opentelemetry.io/collector"
+CONTRIB = "github.com/open-telemetry/opentelemetry-collector-contrib"
+
+SERVERS: dict[str, Server] = {
     "jaeger": Server(
         module="github.com/jaegertracing/jaeger",
         version="v1.76.0",
@@ -61,8 +73,50 @@ SERVERS = {
         replace="cloud.google.com/go => cloud.google.com/go v0.123.0",
         tags="remove_all_sd",  # the service discoveries are half of the program, and unused here
     ),
+    "collector": Collector(
+        module=f"{CORE}/cmd/builder",
+        version="v0.152.0",
+        go="1.25.0",
+        programs={"collector": ""},
+        components={
+            "receivers": (f"{CORE}/receiver/otlpreceiver",),
+            "processors": (
+                f"{CORE}/processor/batchprocessor",
+                f"{CORE}/processor/memorylimiterprocessor",
+                f"{CONTRIB}/processor/cumulativetodeltaprocessor",
+                f"{CONTRIB}/processor/deltatocumulativeprocessor",
+                f"{CONTRIB}/processor/intervalprocessor",
+                f"{CONTRIB}/processor/metricstransformprocessor",
+                f"{CONTRIB}/processor/tailsamplingprocessor",
+                f"{CONTRIB}/processor/transformprocessor",
+            ),
+            "connectors": (f"{CONTRIB}/connector/spanmetricsconnector",),
+            "exporters": (
+                f"{CORE}/exporter/debugexporter",
+                f"{CORE}/exporter/otlpexporter",
+                f"{CORE}/exporter/otlphttpexporter",
+                f"{CONTRIB}/exporter/awsxrayexporter",
+                f"{CONTRIB}/exporter/fileexporter",
+                f"{CONTRIB}/exporter/prometheusremotewriteexporter",
+            ),
+            "extensions": (
+                f"{CONTRIB}/extension/healthcheckextension",
+                f"{CONTRIB}/extension/sigv4authextension",
+                f"{CONTRIB}/extension/storage/filestorage",
+            ),
+        },
+    ),
+    "alertmanager": Server(
+        module="github.com/prometheus/alertmanager",
+        version="v0.28.1",  # the last whose module has its web pages in it, without which it does not compile
+        go="1.24.0",  # the first that knows the word `tool` in go.mod
+        programs={"alertmanager": "cmd/alertmanager", "amtool": "cmd/amtool"},
+    ),
 }
 PROGRAMS = {program: server for server, recipe in SERVERS.items() for program in recipe.programs}
+
+INSTALLED = {"alertmanager": ("alertmanager", "prometheus-alertmanager"), "amtool": ("amtool",)}
+"""The names, on the PATH, of programs that need not be built: the second is Debian's."""
 
 
 class BuildError(RuntimeError):
@@ -80,43 +134,78 @@ def folder(server: str) -> Path:
 
 
 def find(program: str) -> Path | None:
-    """The built program's path, or None where it has not been built."""
+    """The path of the program that was built, or else of the one that is installed; None where there is neither."""
     path = folder(PROGRAMS[program]) / program
-    return path if path.exists() else None
+    if path.exists():
+        return path
+    installed = filter(None, map(shutil.which, INSTALLED.get(program, ())))
+    return next(map(Path, installed), None)
 
 
-def build(server: str) -> Path:
-    """Builds a server unless it is there already, and returns its folder, which is complete or does not exist."""
+def build(server: str) -> None:
+    """Builds a server unless all its programs are there already; its folder is complete or does not exist."""
     target = folder(server)
-    if target.exists():
-        print(f"{server}: already built, {target}", file=sys.stderr)
-        return target
     recipe = SERVERS[server]
+    there = [find(program) for program in recipe.programs]
+    if None not in there:
+        print(f"{server}: already there, {', '.join(map(str, there))}", file=sys.stderr)
+        return
     go = _go(recipe.go)
     target.parent.mkdir(parents=True, exist_ok=True)
     print(f"{server} {recipe.version}: building with {go}; this takes some minutes", file=sys.stderr)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{server}-") as scratch:
         work, made = Path(scratch, "module"), Path(scratch, "made")
         work.mkdir()
-        packages = {program: f"{recipe.module}/{package}" for program, package in recipe.programs.items()}
-        (work / "go.mod").write_text(
-            f"module otel-mlobs-servers/{server}\n\ngo {recipe.go}\n\n"
-            + "".join(f"tool {package}\n" for package in packages.values())
-            + f"\nrequire {recipe.module} {recipe.version}\n\nreplace {recipe.replace}\n"
-        )
-        # The checksum database does not answer for every module of such a tree, the server's own go.sum does.
-        shutil.copyfile(_download(go, f"{recipe.module}@{recipe.version}") / "go.sum", work / "go.sum")
-        (work / "go.sum").chmod(0o644)
-        for program, package in packages.items():
-            command = [go, "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", f"-tags={recipe.tags}"]
-            _run([*command, "-o", str(made / program), package], cwd=work)
+        if isinstance(recipe, Collector):
+            _build_collector(recipe, go, work, made)
+        else:
+            _build_tools(recipe, go, work, made)
         try:
             made.rename(target)
         except OSError:
             if not target.exists():  # otherwise another process has built the same in the meantime
                 raise
     print(f"{server}: built, {target}", file=sys.stderr)
-    return target
+
+
+def _build_tools(recipe: Server, go: str, work: Path, made: Path) -> None:
+    packages = {program: f"{recipe.module}/{package}" for program, package in recipe.programs.items()}
+    (work / "go.mod").write_text(
+        f"module otel-mlobs-servers/{Path(recipe.module).name}\n\ngo {recipe.go}\n\n"
+        + "".join(f"tool {package}\n" for package in packages.values())
+        + f"\nrequire {recipe.module} {recipe.version}\n"
+        + (f"\nreplace {recipe.replace}\n" if recipe.replace else "")
+    )
+    # The checksum database does not answer for every module of such a tree, the server's own go.sum does.
+    shutil.copyfile(_download(go, f"{recipe.module}@{recipe.version}") / "go.sum", work / "go.sum")
+    (work / "go.sum").chmod(0o644)
+    for program, package in packages.items():
+        _run([go, *_BUILD, f"-tags={recipe.tags}", "-o", str(made / program), package], cwd=work)
+
+
+def _build_collector(recipe: Collector, go: str, work: Path, made: Path) -> None:
+    (program,) = recipe.programs
+    description = {
+        "dist": {
+            "name": program,
+            "module": f"otel-mlobs-servers/{program}",
+            "version": recipe.version.removeprefix("v"),
+            "output_path": str(work / "source"),
+            "go": go,
+        },
+        **{
+            kind: [{"gomod": f"{module} {recipe.version}"} for module in modules]
+            for kind, modules in recipe.components.items()
+        },
+    }
+    (work / "builder.json").write_text(json.dumps(description))  # JSON is YAML
+    _run([go, "install", f"{recipe.module}@{recipe.version}"], cwd=work, GOBIN=str(work))
+    # Its own way to compile begins with `go mod tidy`, which wants modules that only the components' tests need.
+    _run(
+        [str(work / "builder"), "--skip-get-modules", "--skip-compilation", f"--config={work / 'builder.json'}"],
+        cwd=work,
+    )
+    _run([go, *_BUILD, "-o", str(made / program), "."], cwd=work / "source", GONOSUMDB=_UNLISTED)
 
 
 def _go(needed: str) -> str:
@@ -146,8 +235,13 @@ def _download(go: str, module: str) -> Path:
     return Path(answer["Dir"])
 
 
-def _run(command: list[str], cwd: str | Path | None = None, *, capture: bool = False) -> str:
-    environment = {**os.environ, "GOFLAGS": "-mod=mod", "GOTOOLCHAIN": "local", "GOWORK": "off"}
+_BUILD = ("build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w")
+_UNLISTED = "go.opentelemetry.io/*,github.com/open-telemetry/*"
+"""Modules some of which the checksum database does not know; no module has a go.sum with all that a Collector needs."""
+
+
+def _run(command: list[str], cwd: str | Path | None = None, *, capture: bool = False, **variables: str) -> str:
+    environment = {**os.environ, "GOFLAGS": "-mod=mod", "GOTOOLCHAIN": "local", "GOWORK": "off", **variables}
     environment.pop("GOROOT", None)  # the installed compiler's, which the fetched one must not take for its own
     done = subprocess.run(
         command, cwd=cwd, env=environment, stdout=subprocess.PIPE if capture else sys.stderr, text=True, check=False
@@ -162,7 +256,7 @@ def main() -> int:
     """Runs the command line."""
     parser = argparse.ArgumentParser(description="Builds the servers that the integration tests talk to.")
     commands = parser.add_subparsers(dest="command", required=True)
-    builder = commands.add_parser("build", help="build servers that are not built yet")
+    builder = commands.add_parser("build", help="build servers that are not there yet")
     builder.add_argument("servers", nargs="+", choices=sorted(SERVERS))
     pather = commands.add_parser("path", help="print the path of a built program")
     pather.add_argument("program", choices=sorted(PROGRAMS))
@@ -184,7 +278,9 @@ def main() -> int:
         print(path)
     else:
         for program, server in PROGRAMS.items():
-            print(f"{program}\t{SERVERS[server].version}\t{find(program) or 'not built'}")
+            path = find(program)
+            version = SERVERS[server].version if path in (None, folder(server) / program) else "installed"
+            print(f"{program}\t{version}\t{path or 'not built'}")
     return 0
 
 
