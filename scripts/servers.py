@@ -7,8 +7,8 @@
 Each server is built from its released Go module, as a tool dependency of a module made for it, into a folder of its own
 under ``$MLOBS_SERVERS`` (unless set: ``otel-mlobs/servers`` in the user's cache folder). The folder's name holds the
 version and a hash of the recipe, so a changed recipe is built anew and an unchanged one is found again. OpenTelemetry's
-own builder puts the Collector together, of the components that are listed here. Alertmanager and amtool need not be built
-where both are installed.
+own builder puts the Collector together, of the components that are listed here. Where Alertmanager and amtool are both
+installed, they need not be built.
 
 Any Go from 1.16 on will do: one that is older than a server needs fetches the compiler it lacks from the module proxy.
 """

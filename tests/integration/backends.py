@@ -100,7 +100,7 @@ class Process:
         try:
             wait_until(what, quietly, ended)
         except AssertionError:
-            self._kill()
+            self.kill()
             raise
 
     def tail(self, characters: int = 8000) -> str:
@@ -117,7 +117,7 @@ class Process:
         try:
             return self._process.wait(2 * PATIENCE)
         except subprocess.TimeoutExpired:
-            self._kill()
+            self.kill()
             raise AssertionError(f"did not end\n{self.tail()}") from None
 
     def stop(self) -> int:
@@ -127,10 +127,11 @@ class Process:
         try:
             return self._process.wait(PATIENCE)
         except subprocess.TimeoutExpired:
-            self._kill()
+            self.kill()
             raise AssertionError(f"did not end on SIGTERM\n{self.tail()}") from None
 
-    def _kill(self) -> None:
+    def kill(self) -> None:
+        """Ends the program and what it has started (SIGKILL)."""
         if self._process.poll() is None:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
@@ -245,15 +246,27 @@ def _spans(trace: dict[str, Any]) -> Iterator[Span]:
 
 
 class Prometheus:
-    """A running Prometheus that takes OTLP and keeps exemplars; it evaluates ``rules``, a rule file's text."""
+    """A running Prometheus that takes OTLP and keeps exemplars.
 
-    def __init__(self, binary: Path, folder: Path, *, rules: str = "") -> None:
+    It evaluates ``rules``, a rule file's text, and sends alerts to ``alertmanager``, a URL.
+    """
+
+    def __init__(self, binary: Path, folder: Path, *, rules: str = "", alertmanager: str = "") -> None:
         (port,) = free_ports(1)
         self.url = f"http://127.0.0.1:{port}"
         self.otlp = f"{self.url}/api/v1/otlp"
         config = folder / "prometheus.yml"
         (folder / "rules.yml").write_text(rules)
-        config.write_text("storage:\n  exemplars:\n    max_exemplars: 10000\nrule_files: [rules.yml]\n")
+        targets = [alertmanager.removeprefix("http://")] if alertmanager else []
+        config.write_text(  # JSON is YAML
+            json.dumps(
+                {
+                    "storage": {"exemplars": {"max_exemplars": 10_000}},
+                    "rule_files": ["rules.yml"],
+                    "alerting": {"alertmanagers": [{"static_configs": [{"targets": targets}]}]},
+                }
+            )
+        )
         self.process = Process(
             [
                 binary,

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from .alertmanager import Alertmanager, Webhook
 from .backends import Jaeger, Process, Prometheus
+from .collector import Collector
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -72,14 +74,14 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory, request: pytest.Fixture
 
 
 @pytest.fixture
-def prometheus_with_rules(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Callable[[str], Prometheus]]:
-    """Starts a Prometheus of the test's own that evaluates a rule file's text."""
+def prometheus_with_rules(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Callable[..., Prometheus]]:
+    """Starts a Prometheus of the test's own that evaluates a rule file's text, and may have an ``alertmanager``."""
     started: list[Prometheus] = []
     shown = request.config.stash.setdefault(_processes, [])
 
-    def run(rules: str) -> Prometheus:
+    def run(rules: str, *, alertmanager: str = "") -> Prometheus:
         (tmp_path / "prometheus").mkdir()
-        server = Prometheus(_binary("prometheus"), tmp_path / "prometheus", rules=rules)
+        server = Prometheus(_binary("prometheus"), tmp_path / "prometheus", rules=rules, alertmanager=alertmanager)
         started.append(server)
         shown.append(server.process)
         return server
@@ -112,3 +114,50 @@ def start(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReque
     for process in started:
         shown.remove(process)
         process.stop()
+
+
+@pytest.fixture
+def collector(
+    tmp_path_factory: pytest.TempPathFactory, start: Callable[..., Process]
+) -> Iterator[Callable[..., Collector]]:
+    """Starts Collectors with a configuration each, a YAML text or a dictionary, or several that are merged."""
+    started: list[Collector] = []
+
+    def run(*configuration: str | Mapping[str, Any], env: Mapping[str, str] | None = None) -> Collector:
+        folder = tmp_path_factory.mktemp("collector")
+        started.append(Collector(_binary("collector"), folder, start, *configuration, env=env))
+        return started[-1]
+
+    yield run
+    for server in started:
+        server.stop()
+
+
+@pytest.fixture
+def alertmanager(
+    tmp_path_factory: pytest.TempPathFactory, start: Callable[..., Process]
+) -> Iterator[Callable[[str | Mapping[str, Any]], Alertmanager]]:
+    """Starts an Alertmanager with a configuration, a YAML text or a dictionary."""
+    started: list[Alertmanager] = []
+
+    def run(configuration: str | Mapping[str, Any]) -> Alertmanager:
+        folder = tmp_path_factory.mktemp("alertmanager")
+        started.append(Alertmanager(_binary("alertmanager"), folder, start, configuration))
+        return started[-1]
+
+    yield run
+    for server in started:
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def amtool() -> Path:
+    """Alertmanager's own checker of configurations."""
+    return _binary("amtool")
+
+
+@pytest.fixture
+def webhook() -> Iterator[Webhook]:
+    """A listener that keeps what is posted to it."""
+    with Webhook() as listener:
+        yield listener
