@@ -20,9 +20,9 @@ MERGE = "confmap.enableMergeAppendOption"
 class Collector:
     """A running Collector; a configuration needs no more than its components and pipelines.
 
-    Each part of ``configuration`` is a YAML text or a dictionary, merged over those before it. Ours comes last: the ports
-    of the receiver `otlp`, the health check, and the folder of the extension `file_storage`, for configurations that name
-    it in `service.extensions`. Texts may read ``env`` as ``${env:NAME}``.
+    Each part of ``configuration`` is a YAML text or a dictionary, merged over those before it. Ours comes last: the
+    ports of the receiver `otlp`, the health check, and the folder of the extension `file_storage`, for configurations
+    that name it in `service.extensions`. Texts may read ``env`` as ``${env:NAME}``.
     """
 
     def __init__(
