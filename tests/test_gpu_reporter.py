@@ -1,0 +1,579 @@
+"""The thread that reads GPUs: what goes wrong is said once and recovers, nothing waits, one process reports."""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import nvml_standin as standin
+import pynvml
+import pytest
+from receiver import run
+
+import otel_mlobs as mlobs
+from otel_mlobs import semconv
+from otel_mlobs.hardware import election
+from otel_mlobs.hardware.election import Election, NoPlaceError
+from otel_mlobs.hardware.reporter import Reporter
+from otel_mlobs.telemetry import absolute
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+PATIENCE = 20.0
+INTERVAL = 0.05
+FIRST = semconv.GPU_METRICS[0]
+
+
+@pytest.fixture
+def script(tmp_path: Path) -> Iterator[standin.Driver]:
+    """Two GPUs, in this process."""
+    with standin.in_process(standin.Driver(tmp_path)) as made:
+        yield made.device(0, standin.H100).device(1, standin.T4)
+
+
+@contextmanager
+def reporting(interval: float = INTERVAL, chosen: Election | None = None) -> Iterator[Reporter]:
+    """A reporter that is collected every now and then, and stopped; its thread has ended afterwards."""
+    made = Reporter(interval, chosen, "otel", only_visible=True)
+    try:
+        collect(made)
+        yield made
+    finally:
+        made.stop()
+        assert eventually(lambda: not threads())
+
+
+def threads() -> list[threading.Thread]:
+    """The reporters' threads."""
+    return [each for each in threading.enumerate() if each.name == "otel_mlobs-gpu"]
+
+
+def collect(reporter: Reporter) -> dict[str, list[tuple[float, dict[str, str]]]]:
+    """One collection."""
+    return {
+        metric.name: [(value, dict(labels)) for value, labels in reporter.points(metric)]
+        for metric in semconv.GPU_METRICS
+    }
+
+
+def eventually(condition: Callable[[], Any]) -> bool:
+    """Whether ``condition`` comes true in time."""
+    until = time.monotonic() + PATIENCE
+    while time.monotonic() < until:
+        if condition():
+            return True
+        time.sleep(0.005)
+    return False
+
+
+def states(reporter: Reporter) -> dict[str, str]:
+    """The devices' states, by name."""
+    collect(reporter)
+    return {reading.identity.name: reading.state for reading in reporter.readings}
+
+
+def power(reporter: Reporter) -> dict[str, float]:
+    """The power of each device that tells it."""
+    return {labels["hw.name"]: value for value, labels in collect(reporter)["hw.power"]}
+
+
+def said(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """Our lines in the log, taken out of it."""
+    lines = [record.getMessage() for record in caplog.records if record.name == "otel_mlobs"]
+    caplog.clear()
+    return lines
+
+
+BOTH = {"0": 412.35, "1": 48.21}
+
+
+def test_readings_follow_the_devices(script: standin.Driver) -> None:
+    """The first collection starts the thread and has no points; later ones have the last reading, and its age."""
+    with reporting() as reporter:
+        assert collect(reporter)["hw.power"] == [] or power(reporter) == BOTH
+        assert eventually(lambda: power(reporter) == BOTH)
+        script.set({"0.power": 100_000})
+        assert eventually(lambda: power(reporter) == {**BOTH, "0": 100.0})
+        ((age, labels),) = collect(reporter)["mlobs.gpu.reading_age"]
+        assert 0 <= age < PATIENCE
+        assert labels == {"hw.vendor": "NVIDIA"}
+        assert len(threads()) == 1
+
+
+# -- faults
+
+
+def test_a_lost_gpu_is_one_line_and_the_others_are_read(
+    script: standin.Driver, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It has failed and has no readings; when it answers again, that is one line and all is read."""
+    with reporting() as reporter:
+        assert eventually(lambda: power(reporter) == BOTH)
+        script.set({"0.lost": 1})
+        assert eventually(lambda: states(reporter) == {"0": "failed", "1": "ok"})
+        assert power(reporter) == {"1": 48.21}
+        status = {(labels["hw.name"], labels["hw.state"]): value for value, labels in collect(reporter)["hw.status"]}
+        assert status["0", "failed"] == 1.0
+        assert status["0", "ok"] == 0.0
+        assert status["1", "ok"] == 1.0
+        time.sleep(4 * INTERVAL)
+        (line,) = said(caplog)
+        assert f"GPU 0 ({standin.uuid(0)}) has been lost" in line
+        script.set({"0.lost": 0})
+        assert eventually(lambda: power(reporter) == BOTH)
+        assert states(reporter) == {"0": "ok", "1": "ok"}
+        assert eventually(lambda: any("activity.sm" in reading.values for reading in reporter.readings))
+        assert said(caplog) == ["GPU 0 answers again"]
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        (pynvml.NVML_ERROR_DRIVER_NOT_LOADED, "the NVIDIA driver is not loaded"),
+        (pynvml.NVML_ERROR_LIBRARY_NOT_FOUND, "docker run --gpus all"),
+        (pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH, "was updated under its library"),
+        (pynvml.NVML_ERROR_NO_PERMISSION, "may not use the NVIDIA driver"),
+        (pynvml.NVML_ERROR_UNKNOWN, "does not answer"),
+    ],
+)
+def test_a_driver_that_cannot_be_used_is_one_line_and_comes_back(
+    script: standin.Driver, caplog: pytest.LogCaptureFixture, code: int, words: str
+) -> None:
+    """No points meanwhile, and no line at each try."""
+    script.set(init=code)
+    with reporting(0.02) as reporter:
+        tries = lambda: [each for each in standin.calls(script.log) if each[1].startswith("nvmlInit")]  # noqa: E731
+        assert eventually(lambda: len(tries()) >= 3)
+        (line,) = said(caplog)
+        assert line.startswith("GPU readings: none for now: ")
+        assert words in line
+        assert collect(reporter)["hw.status"] == []
+        script.set(init=0)
+        assert eventually(lambda: power(reporter) == BOTH)
+        assert said(caplog) == ["GPU readings: the NVIDIA driver answers again"]
+
+
+def test_a_driver_that_is_reloaded_is_opened_anew(script: standin.Driver, caplog: pytest.LogCaptureFixture) -> None:
+    """Unloaded in the middle of a pass: no points, one line; loaded again: all is read, one line."""
+    with reporting() as reporter:
+        assert eventually(lambda: power(reporter) == BOTH)
+        gone = pynvml.NVML_ERROR_DRIVER_NOT_LOADED
+        script.set({"fault.nvmlDeviceGetPowerUsage": gone, "init": gone})
+        assert eventually(lambda: states(reporter) == {})
+        assert [line.split(":")[2].strip()[:31] for line in said(caplog)] == ["the NVIDIA driver is not loaded"]
+        script.remove("fault.nvmlDeviceGetPowerUsage").set(init=0)
+        assert eventually(lambda: power(reporter) == BOTH)
+        assert said(caplog) == ["GPU readings: the NVIDIA driver answers again"]
+
+
+def test_a_reading_that_may_not_be_had_is_one_line(script: standin.Driver, caplog: pytest.LogCaptureFixture) -> None:
+    """Refused on both devices, said once, not asked again; all else is read."""
+    refused = pynvml.NVML_ERROR_NO_PERMISSION
+    script.set({"fault.nvmlDeviceGetPowerUsage": refused, "0.fault.nvmlGpmSampleGet": refused})
+    with reporting() as reporter:
+        assert eventually(lambda: states(reporter) == {"0": "ok", "1": "ok"})
+        assert power(reporter) == {}
+        assert {labels["hw.name"] for _, labels in collect(reporter)["hw.temperature"]} == {"0", "1"}
+        time.sleep(3 * INTERVAL)
+        lines = said(caplog)
+        assert len(lines) == 2
+        assert any("may not read power;" in line for line in lines)
+        assert any("may not read GPM;" in line for line in lines)
+        asked = [each for each in standin.calls(script.log) if each[1] == "nvmlDeviceGetPowerUsage"]
+        assert len(asked) == 2
+
+
+@pytest.mark.parametrize("code", [pynvml.NVML_ERROR_UNKNOWN, pynvml.NVML_ERROR_TIMEOUT, pynvml.NVML_ERROR_IRQ_ISSUE])
+def test_a_reading_that_fails_for_a_time_recovers(
+    script: standin.Driver, caplog: pytest.LogCaptureFixture, code: int
+) -> None:
+    """No point while it fails, one line, and one when it is over; the device is well all the while."""
+    script.set({"0.fault.nvmlDeviceGetPowerUsage": code})
+    with reporting() as reporter:
+        assert eventually(lambda: states(reporter) == {"0": "ok", "1": "ok"})
+        assert power(reporter) == {"1": 48.21}
+        time.sleep(3 * INTERVAL)
+        (line,) = said(caplog)
+        assert line.startswith("GPU 0: the driver cannot say power now: ")
+        script.remove("0.fault.nvmlDeviceGetPowerUsage")
+        assert eventually(lambda: power(reporter) == BOTH)
+        assert said(caplog) == ["GPU 0: the driver says power again"]
+
+
+def test_a_gpu_that_cannot_be_opened_keeps_its_number(script: standin.Driver, caplog: pytest.LogCaptureFixture) -> None:
+    """The first of two is broken from the start: one line, and the second is still number 1."""
+    script.set({"0.lost": 1})
+    with reporting() as reporter:
+        assert eventually(lambda: power(reporter) == {"1": 48.21})
+        (line,) = said(caplog)
+        assert line == "GPU 0 cannot be read: GPU is lost. The others are"
+
+
+def test_xids_are_counted_and_change_the_status(script: standin.Driver, caplog: pytest.LogCaptureFixture) -> None:
+    """An application's XID is counted; one of the hardware degrades, and 79 fails; each is said."""
+    with reporting() as reporter:
+        assert eventually(lambda: power(reporter) == BOTH)
+        for xids, count, last, state in (
+            ("31", 1, 31, "ok"),
+            ("31,48", 2, 48, "degraded"),
+            ("31,48,79", 3, 79, "failed"),
+        ):
+            script.set({"0.xid": xids})
+            assert eventually(lambda state=state, count=count: _xids(reporter) == (count, state))
+            ((value, _),) = [point for point in collect(reporter)["mlobs.gpu.last_xid"] if point[1]["hw.name"] == "0"]
+            assert value == last
+        assert [line.split("XID ")[1].split(";")[0] for line in said(caplog)] == ["31", "48", "79"]
+        assert states(reporter)["1"] == "ok"
+
+
+def _xids(reporter: Reporter) -> tuple[int, str]:
+    found = [
+        int(value)
+        for value, labels in collect(reporter)["hw.errors"]
+        if labels["error.type"] == "xid" and labels["hw.name"] == "0"
+    ]
+    return found[0], states(reporter)["0"]
+
+
+@pytest.mark.parametrize(
+    "keys", [{"ecc.1.0": 1}, {"remapped.pending": 1}, {"remapped.failure": 1}, {"retired.pending": 1}]
+)
+def test_damaged_memory_is_degraded(script: standin.Driver, keys: dict[str, int]) -> None:
+    """An uncorrected error, rows or pages that wait for a reset, a remapping that failed."""
+    script.set({f"0.{key}": value for key, value in keys.items()})
+    with reporting() as reporter:
+        assert eventually(lambda: states(reporter) == {"0": "degraded", "1": "ok"})
+
+
+def test_mig_instances_come_and_go(script: standin.Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was made since is read, what was removed is gone, without a restart."""
+    from otel_mlobs.hardware import reporter as module
+
+    monkeypatch.setattr(module, "_LOOK_AGAIN_S", 0.0)
+    with reporting() as reporter:
+        assert eventually(lambda: states(reporter).keys() == {"0", "1"})
+        script.device(0, standin.H100_MIG)
+        assert eventually(lambda: states(reporter).keys() == {"0", "0:1", "0:9", "1"})
+        script.set({"0.migs": 1})
+        assert eventually(lambda: states(reporter).keys() == {"0", "0:1", "1"})
+
+
+# -- nothing waits
+
+
+def test_a_call_that_hangs_holds_up_nothing_else(
+    script: standin.Driver, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other device goes on, collections and predictions take no longer, its own readings go; and it recovers."""
+    from otel_mlobs.hardware import reporter as module
+
+    monkeypatch.setattr(module, "_HANGS_S", 0.2)
+    with reporting() as reporter:
+        assert eventually(lambda: power(reporter) == BOTH)
+        script.set({"0.delay.nvmlDeviceGetPowerUsage": 3})
+        began = time.monotonic()
+        slowest = 0.0
+        while power(reporter).keys() != {"1"}:
+            before = time.monotonic()
+            collect(reporter)
+            with mlobs.prediction(model="beside"):
+                pass
+            slowest = max(slowest, time.monotonic() - before)
+            assert time.monotonic() - began < PATIENCE
+        script.set({"1.power": 77_000})
+        assert eventually(lambda: power(reporter) == {"1": 77.0})
+        assert time.monotonic() - began < 3.0
+        assert slowest < 1.0
+        (line,) = said(caplog)
+        assert line.startswith("GPU 0: the driver has not answered for ")
+        script.remove("0.delay.nvmlDeviceGetPowerUsage")
+        assert eventually(lambda: power(reporter).keys() == {"0", "1"})
+        assert said(caplog) == ["GPU 0: the driver answers again"]
+
+
+def test_stopping_waits_for_no_call(script: standin.Driver) -> None:
+    """While a call hangs, stop returns at once; the thread ends when the call does."""
+    script.set({"0.delay.nvmlDeviceGetPowerUsage": 1})
+    made = Reporter(INTERVAL, None, "otel", only_visible=True)
+    collect(made)
+    assert eventually(lambda: any(each[1] == "nvmlDeviceGetPowerUsage" for each in standin.calls(script.log)))
+    began = time.monotonic()
+    made.stop()
+    assert time.monotonic() - began < 0.5
+    assert collect(made)["hw.status"] == []
+    assert eventually(lambda: not threads())
+
+
+def test_absurd_answers_are_no_points(script: standin.Driver) -> None:
+    """NaN and infinity of GPM, a state of 32, which stands for unknown: left out."""
+    script.set(
+        {"0.gpm.2": "nan", "0.gpm.5": "inf", "0.pstate": 32, "1.name": "T\udcff4".encode("utf-8", "replace").decode()}
+    )
+    with reporting() as reporter:
+        assert eventually(lambda: any("activity.dram" in reading.values for reading in reporter.readings))
+        found = collect(reporter)
+        assert {labels["mlobs.gpu.unit"] for _, labels in found["mlobs.gpu.activity"]} & {"sm", "tensor"} == set()
+        assert {labels["hw.name"] for _, labels in found["mlobs.gpu.performance_state"]} == {"1"}
+
+
+# -- when, and by whom
+
+
+def test_the_driver_is_left_alone_before_the_first_collection(tmp_path: Path) -> None:
+    """Configured, asked to, predictions made: no call; a child that is forked and never collected makes none either."""
+    driver = standin.Driver(tmp_path).device(0, standin.H100)
+    ran = run(
+        """
+        import sys
+        mlobs.configure("lazy", backend="none", gpu=True)
+        with mlobs.prediction(model="m", gpu=True):
+            pass
+        if not (child := os.fork()):
+            os._exit(0)
+        os.waitpid(child, 0)
+        print(os.path.exists(os.environ["NVML_STANDIN_LOG"]), "pynvml" in sys.modules)
+        """,
+        env={**standin.env(driver), "XDG_RUNTIME_DIR": str(tmp_path)},
+    )
+    assert ran.out == "False False\n"
+
+
+FORKING = """
+import os, sys, time
+from otel_mlobs.hardware import reporter
+from otel_mlobs.hardware.election import Election
+chosen = Election("forking") if sys.argv[1] == "elected" else None
+made = reporter.Reporter(0.05, chosen, "otel", only_visible=True)
+reporter.use(made)
+def collected():
+    until = time.monotonic() + 20
+    while time.monotonic() < until:
+        list(made.points(made._metrics[0]))
+        if made.readings:
+            return True
+        time.sleep(0.01)
+    return False
+assert collected()
+child = os.fork()
+if not child:
+    assert made._runner is None and not made.readings
+    if sys.argv[1] == "elected":
+        for _ in range(20):
+            list(made.points(made._metrics[0]))
+            time.sleep(0.02)
+        os._exit(0 if not made.readings and not made._election.won else 3)
+    os._exit(0 if collected() else 4)
+_, status = os.waitpid(child, 0)
+assert collected()
+print(os.waitstatus_to_exitcode(status), child, os.getpid())
+"""
+
+
+@pytest.mark.parametrize("how", ["elected", "each"])
+def test_a_forked_child_begins_anew(tmp_path: Path, how: str) -> None:
+    """It has neither thread, readings nor lock; where each reports, it opens the driver itself."""
+    driver = standin.Driver(tmp_path).device(0, standin.H100)
+    done = subprocess.run(
+        [sys.executable, "-c", FORKING, how],
+        env={**os.environ, **standin.env(driver), "XDG_RUNTIME_DIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    code, child, parent = map(int, done.stdout.split())
+    assert code == 0
+    calls = standin.calls(driver.log)
+    opened = [pid for pid, function, _ in calls if function.startswith("nvmlInit")]
+    assert opened == ([parent] if how == "elected" else [parent, child])
+    assert {pid for pid, _, _ in calls} == set(opened)
+
+
+STANDING = """
+import sys, time
+from otel_mlobs.hardware.reporter import Reporter
+from otel_mlobs.hardware.election import Election
+made = Reporter(0.2, Election("standing"), "otel", only_visible=True)
+while True:
+    list(made.points(made._metrics[0]))
+    print(int(bool(made.readings)), flush=True)
+    time.sleep(0.02)
+"""
+
+
+def test_one_process_reports_and_another_when_it_is_killed(tmp_path: Path) -> None:
+    """Of three, one has readings; killed with -9, another has within two intervals, and never two at once."""
+    driver = standin.Driver(tmp_path).device(0, standin.H100)
+    environ = {**os.environ, **standin.env(driver), "XDG_RUNTIME_DIR": str(tmp_path)}
+    processes = [
+        subprocess.Popen([sys.executable, "-c", STANDING], env=environ, stdout=subprocess.PIPE, text=True)
+        for _ in range(3)
+    ]
+    latest: dict[int, int] = {}
+
+    def follow(process: subprocess.Popen[str]) -> None:
+        assert process.stdout is not None
+        for line in process.stdout:
+            latest[process.pid] = int(line)
+
+    readers = [threading.Thread(target=follow, args=(each,), daemon=True) for each in processes]
+    for reader in readers:
+        reader.start()
+    try:
+        assert eventually(lambda: len(latest) == 3 and sum(latest.values()) == 1)
+        first = next(pid for pid, has in latest.items() if has)
+        os.kill(first, signal.SIGKILL)
+        killed = time.monotonic()
+        next(each for each in processes if each.pid == first).wait()
+        del latest[first]
+        assert eventually(lambda: sum(latest.values()) == 1)
+        took = time.monotonic() - killed
+        assert {pid for pid, _, _ in standin.calls(driver.log)} == {first, *(pid for pid, has in latest.items() if has)}
+        assert took < 2 * 0.2 + 1.0  # two intervals, and a busy machine
+    finally:
+        for each in processes:
+            each.kill()
+            each.wait()
+            if each.stdout is not None:
+                each.stdout.close()
+        for reader in readers:
+            reader.join()
+
+
+def test_stopping_gives_the_lock_to_another(
+    script: standin.Driver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that reports no more must not keep others from it."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    first = Election("given back")
+    with reporting(chosen=first) as reporter:
+        assert eventually(lambda: power(reporter) == BOTH)
+        assert first.won
+    assert eventually(lambda: not first.won)
+
+
+# -- the place of the lock
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home, and no runtime directory."""
+    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "none"))
+    monkeypatch.delenv("XDG_STATE_HOME", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "home").mkdir()
+    return tmp_path
+
+
+def test_the_lock_is_in_the_runtime_directory_else_in_the_state_directory(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both are the user's, and the folder is nobody else's."""
+    assert election.place() == home / "home/.local/state/otel-mlobs"
+    assert stat.S_IMODE(election.place().stat().st_mode) == 0o700
+    runtime = home / "run"
+    runtime.mkdir(mode=0o700)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
+    assert election.place() == runtime / "otel-mlobs"
+
+
+@pytest.mark.parametrize("trap", ["shared base", "shared folder", "link", "file"])
+def test_a_place_that_others_may_write_to_is_refused(home: Path, monkeypatch: pytest.MonkeyPatch, trap: str) -> None:
+    """A runtime directory or a folder for all, a link in its place, a file in its place: the next place is taken."""
+    runtime = home / "run"
+    runtime.mkdir(mode=0o700)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
+    folder = runtime / "otel-mlobs"
+    if trap == "shared base":
+        runtime.chmod(0o777)
+    elif trap == "shared folder":
+        folder.mkdir()
+        folder.chmod(0o777)
+    elif trap == "link":
+        (home / "elsewhere").mkdir()
+        folder.symlink_to(home / "elsewhere")
+    else:
+        folder.write_text("")
+    assert election.place() == home / "home/.local/state/otel-mlobs"
+    monkeypatch.setenv("XDG_STATE_HOME", str(runtime))
+    with pytest.raises(NoPlaceError, match="otel-mlobs"):
+        election.place()
+
+
+def test_a_link_in_the_place_of_the_lock_is_not_followed(home: Path) -> None:
+    """Whatever it leads to is not opened."""
+    chosen = Election("linked")
+    path = election.place() / f"gpu-{chosen._name}.lock"
+    path.symlink_to(home / "target")
+    with pytest.raises(NoPlaceError):
+        chosen.stand()
+    assert not (home / "target").exists()
+
+
+def test_without_a_place_each_reports_and_says_so(
+    script: standin.Driver, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Better doubled readings than none: one line says what to set."""
+
+    def nowhere() -> Path:
+        raise NoPlaceError("nothing here is yours")
+
+    monkeypatch.setattr(election, "place", nowhere)
+    with reporting(chosen=Election("nowhere")) as reporter:
+        assert eventually(lambda: power(reporter) == BOTH)
+        (line,) = said(caplog)
+        assert "nothing here is yours" in line
+        assert "XDG_RUNTIME_DIR" in line
+
+
+def test_two_in_one_place_of_different_names(home: Path) -> None:
+    """Two services elect one each, and a lock is held once."""
+    one, other = Election("a"), Election("b")
+    assert one.stand()
+    assert one.stand()
+    assert other.stand()
+    program = """
+        from otel_mlobs.hardware.election import Election
+        print(Election("a").stand(), Election("c").stand())
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, check=True, timeout=30
+    )
+    assert done.stdout == "False True\n"
+    one.resign()
+    other.resign()
+    assert not one.won
+
+
+def test_a_source_that_raises_costs_the_others_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    """One source's trouble is not another's, nor the collection's."""
+    from otel_mlobs.telemetry import guard
+
+    class Broken:
+        def points(self, metric: semconv.Metric) -> Any:
+            raise RuntimeError("broken")
+
+    class Well:
+        def points(self, metric: semconv.Metric) -> Any:
+            return [(1.0, {"hw.id": "x"})]
+
+    guard.set_strict(False)
+    absolute._sources[FIRST.name] = (Broken(), Well())
+    try:
+        found = [*absolute._callback(FIRST)(None)]  # type: ignore[arg-type]
+    finally:
+        absolute._sources[FIRST.name] = ()
+    assert [(one.value, one.attributes) for one in found] == [(1.0, {"hw.id": "x"})]
+    assert any("hardware failed with RuntimeError" in record.getMessage() for record in caplog.records)
