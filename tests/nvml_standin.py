@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -191,6 +192,7 @@ class Driver:
     def __init__(self, folder: Path) -> None:
         self.path = folder / "nvml.keys"
         self.log = folder / "nvml.log"
+        self._lock = threading.RLock()
         self.keys: dict[str, Value] = {
             "devices": 0,
             "driver": "580.95.05",
@@ -201,15 +203,17 @@ class Driver:
 
     def set(self, keys: Mapping[str, Value] | None = None, /, **more: Value) -> Self:
         """Let ``keys`` be so."""
-        self.keys |= {**(keys or {}), **more}
-        self.write()
+        with self._lock:
+            self.keys |= {**(keys or {}), **more}
+            self.write()
         return self
 
     def remove(self, *keys: str) -> Self:
         """Let ``keys`` not be there: what asks for them is not supported."""
-        for key in keys:
-            del self.keys[key]
-        self.write()
+        with self._lock:
+            for key in keys:
+                del self.keys[key]
+            self.write()
         return self
 
     def device(self, index: int, keys: Mapping[str, Value] | None = None, /, **more: Value) -> Self:
@@ -228,11 +232,12 @@ class Driver:
 
     def write(self) -> None:
         """Write the keys as they are, so that no call sees a part of them."""
-        new = self.path.with_suffix(f".{os.getpid()}")
-        new.write_text("".join(f"{key} {value}\n" for key, value in self.keys.items()))
-        written = time.time_ns()  # the file system's own clock is too coarse to tell two changes apart
-        os.utime(new, ns=(written, written))
-        new.replace(self.path)
+        with self._lock:
+            new = self.path.with_suffix(f".{os.getpid()}")
+            new.write_text("".join(f"{key} {value}\n" for key, value in self.keys.items()))
+            written = time.time_ns()  # the file system's own clock is too coarse to tell two changes apart
+            os.utime(new, ns=(written, written))
+            new.replace(self.path)
 
 
 def calls(log: Path) -> list[tuple[int, str, str]]:

@@ -150,7 +150,8 @@ def _live(driver: Driver, interval: float) -> int:
             shown.add_row(*cells[:2], f"[{_STYLES[reading.state]}]{cells[2]}[/]", *cells[3:], line)
         return shown
 
-    with Live(drawn(), auto_refresh=False) as live:
+    # Not redirected: what rich puts in the place of standard output does not say what it can show
+    with Live(drawn(), auto_refresh=False, redirect_stdout=False) as live:
         while True:
             time.sleep(interval)
             live.update(drawn(), refresh=True)

@@ -1,0 +1,354 @@
+"""What a GPU did for an operation: energy, time and memory on its span, and nothing that waits for a device."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import threading
+import time
+from contextlib import contextmanager
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import nvml_standin as standin
+import pytest
+
+import otel_mlobs as mlobs
+from otel_mlobs.hardware import reporter as module
+from otel_mlobs.hardware.energy import History, Sample
+from otel_mlobs.hardware.reporter import Reporter
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from otel_mlobs.testing import Telemetry
+
+WATTS = (400, 60)
+PATIENCE = 20.0
+
+
+@contextmanager
+def metered(script: standin.Driver) -> Iterator[None]:
+    """Energy counters that run on, 400 and 60 watts."""
+    stop = threading.Event()
+    began = time.monotonic()
+
+    def run() -> None:
+        while not stop.wait(0.005):
+            passed = time.monotonic() - began
+            script.set({f"{gpu}.energy": 10**9 + int(passed * watts * 1000) for gpu, watts in enumerate(WATTS)})
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+@pytest.fixture
+def script(tmp_path: Path) -> Iterator[standin.Driver]:
+    """Two GPUs that are read, their counters running."""
+    with standin.in_process(standin.Driver(tmp_path)) as made:
+        for gpu, watts in enumerate(WATTS):
+            made.device(gpu, standin.H100, power=watts * 1000, energy=10**9)
+        reporter = Reporter(0.2, None, "otel", only_visible=True)
+        module.use(reporter)
+        collect(reporter)
+        with metered(made):
+            yield made
+        module.stop()
+
+
+def collect(reporter: Reporter) -> None:
+    """One collection: from then on the driver may be used."""
+    list(reporter.points(reporter._metrics[0]))
+
+
+def warm(gpu: int | bool) -> None:
+    """Let sampling begin."""
+    with mlobs.prediction(model="warm", gpu=gpu):
+        time.sleep(0.1)
+
+
+def attributes(telemetry: Telemetry) -> dict[str, Any]:
+    """What the last span says of the GPU."""
+    found = telemetry.spans[-1].attributes or {}
+    return {key.removeprefix("mlobs.gpu."): value for key, value in found.items() if key.startswith("mlobs.gpu.")}
+
+
+def test_energy_is_power_times_time(script: standin.Driver, mlobs_telemetry: Telemetry) -> None:
+    """Of the GPU that is named, for functions, coroutines and generators, to a few percent."""
+    warm(0)
+    warm(1)
+
+    @mlobs.prediction(model="m", gpu=0)
+    def plain() -> float:
+        time.sleep(0.4)
+        return 0.5
+
+    @mlobs.ranking(model="m", gpu=1)
+    async def waiting() -> list[int]:
+        await asyncio.sleep(0.4)
+        return [1]
+
+    @mlobs.candidate_generation(source="s", gpu=0)
+    def yielding() -> Iterator[int]:
+        time.sleep(0.4)
+        yield 1
+
+    for call, gpu in ((plain, 0), (lambda: asyncio.run(waiting()), 1), (lambda: list(yielding()), 0)):
+        began = time.monotonic()
+        call()
+        took = time.monotonic() - began
+        found = attributes(mlobs_telemetry)
+        assert found.pop("energy") == pytest.approx(WATTS[gpu] * took, rel=0.15)
+        assert found == {"index": gpu, "energy_shared": False}
+
+
+def test_operations_that_overlap_say_so(script: standin.Driver, mlobs_telemetry: Telemetry) -> None:
+    """On one GPU, also one within the other; on two they share nothing."""
+    warm(0)
+    warm(1)
+
+    def shared(*gpus: int) -> list[bool]:
+        ready = threading.Barrier(len(gpus))
+
+        def work(gpu: int) -> None:
+            with mlobs.prediction(model="overlap", gpu=gpu):
+                ready.wait(PATIENCE)
+                time.sleep(0.05)
+                ready.wait(PATIENCE)
+
+        threads = [threading.Thread(target=work, args=(gpu,)) for gpu in gpus]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return [
+            bool((span.attributes or {})["mlobs.gpu.energy_shared"]) for span in mlobs_telemetry.spans[-len(gpus) :]
+        ]
+
+    assert shared(0, 0) == [True, True]
+    assert shared(0, 1) == [False, False]
+    assert shared(0, 0, 1).count(True) == 2
+    with mlobs.ranking(model="outer", gpu=0), mlobs.prediction(model="inner", gpu=0):
+        time.sleep(0.05)
+    assert attributes(mlobs_telemetry)["energy_shared"] is True
+
+
+def test_without_gpu_nothing_is_watched(script: standin.Driver, mlobs_telemetry: Telemetry) -> None:
+    """An operation that does not ask for it, or with gpu=False, has no such attribute."""
+    for asked in ({}, {"gpu": False}, {"gpu": None}):
+        with mlobs.prediction(model="m", **asked):
+            pass
+        assert attributes(mlobs_telemetry) == {}
+
+
+def test_which_gpu_is_not_guessed(script: standin.Driver, mlobs_telemetry: Telemetry) -> None:
+    """Of two GPUs and no framework to ask, true names none; a number that there is not has no energy."""
+    warm(0)
+    with mlobs.prediction(model="m", gpu=True):
+        time.sleep(0.05)
+    assert attributes(mlobs_telemetry) == {}
+    with mlobs.prediction(model="m", gpu=7):
+        time.sleep(0.1)
+    assert attributes(mlobs_telemetry) == {"index": 7}
+
+
+def test_the_only_gpu_is_meant(tmp_path: Path, mlobs_telemetry: Telemetry) -> None:
+    """With one device, true is enough once the devices are known."""
+    with standin.in_process(standin.Driver(tmp_path).device(0, standin.H100)) as script:
+        reporter = Reporter(0.2, None, "otel", only_visible=True)
+        module.use(reporter)
+        collect(reporter)
+        with metered(script):
+            until = time.monotonic() + PATIENCE
+            while "energy" not in attributes(mlobs_telemetry) if mlobs_telemetry.spans else True:
+                warm(True)
+                assert time.monotonic() < until
+        assert attributes(mlobs_telemetry)["index"] == 0
+        module.stop()
+
+
+def test_a_driver_that_hangs_delays_no_operation(script: standin.Driver, mlobs_telemetry: Telemetry) -> None:
+    """The energy is left out, and the call takes what it takes."""
+    warm(0)
+    script.set({"0.delay.nvmlDeviceGetTotalEnergyConsumption": 3})
+    time.sleep(1.3)  # what was sampled before is too old by now
+    began = time.monotonic()
+    with mlobs.prediction(model="m", gpu=0):
+        pass
+    assert time.monotonic() - began < 0.5
+    assert attributes(mlobs_telemetry) == {"index": 0}
+    script.remove("0.delay.nvmlDeviceGetTotalEnergyConsumption")
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "words"),
+    [
+        ("0", TypeError, "got '0'"),
+        (1.0, TypeError, "got 1.0"),
+        (-1, ValueError, "got -1"),
+    ],
+)
+def test_wrong_gpus_raise_at_decoration(value: Any, error: type[Exception], words: str) -> None:
+    """With what was given."""
+    for make in (mlobs.prediction, mlobs.ranking, mlobs.candidate_generation):
+        with pytest.raises(error, match=words):
+            make(gpu=value)
+    with pytest.raises(TypeError, match="'gpu'"):
+        mlobs.feature_lookup(gpu=True)  # type: ignore[call-overload]
+
+
+# -- frameworks: these two are stood in for, since the real ones need a GPU
+
+
+class Event:
+    """A CUDA event that has passed ``after`` seconds later."""
+
+    after = 0.0
+
+    def __init__(self, enable_timing: bool = False) -> None:
+        self.enable_timing = enable_timing
+        self.at: float | None = None
+
+    def record(self) -> None:
+        self.at = time.perf_counter()
+
+    @property
+    def done(self) -> bool:
+        return self.at is not None and time.perf_counter() - self.at >= self.after
+
+    def query(self) -> bool:
+        return self.done
+
+    def elapsed_time(self, later: Event) -> float:
+        assert self.enable_timing
+        assert later.enable_timing
+        return (later.at - self.at) * 1000  # type: ignore[operator]
+
+    def synchronize(self) -> None:
+        raise AssertionError("nothing may wait for the device")
+
+
+@pytest.fixture
+def torch(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A PyTorch that uses its second visible device."""
+    made: Any = ModuleType("torch")
+    made.cuda = ModuleType("torch.cuda")
+    made.cuda.is_initialized = lambda: True
+    made.cuda.current_device = lambda: 1
+    made.cuda.Event = Event
+    made.cuda.max_memory_allocated = lambda device: 1000 + device
+    made.cuda.get_device_properties = lambda device: type(
+        "P", (), {"uuid": standin.uuid(device).removeprefix("GPU-")}
+    )()
+    monkeypatch.setitem(sys.modules, "torch", made)
+    return made
+
+
+def test_pytorchs_device_time_and_memory(script: standin.Driver, mlobs_telemetry: Telemetry, torch: Any) -> None:
+    """The current device by its UUID, the time between events that have passed, the peak so far."""
+    warm(0)
+    with mlobs.prediction(model="m", gpu=True):
+        time.sleep(0.1)
+    found = attributes(mlobs_telemetry)
+    assert found["index"] == 1
+    assert found["memory_peak"] == 1001
+    assert 0.1 <= found["time"] < 1.0
+    assert found["energy_shared"] is False
+
+
+def test_a_gpu_that_is_not_done_has_no_time(
+    script: standin.Driver, mlobs_telemetry: Telemetry, torch: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The operation ends when it ends: nobody waits for the event."""
+    warm(0)
+    monkeypatch.setattr(Event, "after", 100.0)
+    with mlobs.prediction(model="m", gpu=True):
+        pass
+    assert "time" not in attributes(mlobs_telemetry)
+    assert attributes(mlobs_telemetry)["memory_peak"] == 1001
+
+
+def test_pytorch_that_has_not_begun_is_left_alone(
+    script: standin.Driver, mlobs_telemetry: Telemetry, torch: Any
+) -> None:
+    """An import alone must not make it create a context on the device."""
+    warm(0)
+    torch.cuda.is_initialized = lambda: False
+    torch.cuda.current_device = None
+    with mlobs.prediction(model="m", gpu=True):
+        pass
+    assert attributes(mlobs_telemetry) == {}
+
+
+def test_cupys_device_time_and_memory(
+    script: standin.Driver, mlobs_telemetry: Telemetry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By its runtime's current device, as NVML counts what is visible."""
+    made: Any = ModuleType("cupy")
+    made.cuda = ModuleType("cupy.cuda")
+    made.cuda.runtime = ModuleType("cupy.cuda.runtime")
+    made.cuda.runtime.getDevice = lambda: 0
+    made.cuda.Event = Event
+    made.cuda.get_elapsed_time = lambda one, other: (other.at - one.at) * 1000
+    made.get_default_memory_pool = lambda: type("Pool", (), {"total_bytes": staticmethod(lambda: 77)})()
+    monkeypatch.setitem(sys.modules, "cupy", made)
+    warm(0)
+    with mlobs.prediction(model="m", gpu=True):
+        time.sleep(0.05)
+    found = attributes(mlobs_telemetry)
+    assert (found["index"], found["memory_peak"]) == (0, 77)
+    assert 0.05 <= found["time"] < 1.0
+
+
+@pytest.mark.usefixtures("lenient")
+def test_a_framework_that_raises_costs_only_the_attributes(
+    script: standin.Driver, mlobs_telemetry: Telemetry, torch: Any
+) -> None:
+    """The result is the caller's, the span ends, what was begun is ended."""
+    warm(1)
+
+    def broken(*_: object) -> Any:
+        raise RuntimeError("CUDA error: device-side assert triggered")
+
+    torch.cuda.max_memory_allocated = broken
+    assert mlobs.prediction(model="m", gpu=True)(lambda x: x)(0.5) == 0.5
+    assert "energy_shared" in attributes(mlobs_telemetry)
+    torch.cuda.Event = broken
+    assert mlobs.prediction(model="m", gpu=True)(lambda x: x)(0.5) == 0.5
+    reporter: Any = module.current()
+    assert reporter._hook._operations == {}
+    with pytest.raises(KeyError, match="theirs"), mlobs.prediction(model="m", gpu=True):
+        raise KeyError("theirs")
+    assert reporter._hook._operations == {}
+
+
+# -- between samples
+
+
+@pytest.mark.parametrize(
+    ("moment", "expected"),
+    [(10.0, 100.0), (10.5, 150.0), (11.0, 200.0), (11.25, 250.0), (9.5, 75.0), (12.0, 400.0), (12.5, 500.0)],
+)
+def test_the_counter_between_and_beyond_samples(moment: float, expected: float) -> None:
+    """Between two it rises evenly; before the first and after the last by the power there."""
+    history = History()
+    for sample in (Sample(10.0, 100.0, 50.0), Sample(11.0, 200.0, 0.0), Sample(12.0, 400.0, 200.0)):
+        history.add(sample)
+    assert history.at(moment) == pytest.approx(expected)
+
+
+def test_what_no_sample_is_near_is_not_known() -> None:
+    """More than a second away, or none at all; and a counter that begins again forgets what was before."""
+    history = History()
+    assert history.at(1.0) is None
+    history.add(Sample(10.0, 100.0, 50.0))
+    assert history.at(11.5) is None
+    assert history.at(8.5) is None
+    history.add(Sample(11.0, 5.0, 50.0))
+    assert history.at(10.5) == -20.0
