@@ -83,7 +83,7 @@ def simulations(session: nox.Session) -> None:
 
 @nox.session
 def integration(session: nox.Session) -> None:
-    """The tests against real servers; `python scripts/servers.py build` builds those."""
+    """The tests against real servers; scripts/servers.py builds those."""
     session.install(".[all]", *group("test"), *group("databases"))
     pytest(session, "-n", "0", "-m", "integration", "tests/integration")  # servers of the whole session
 
