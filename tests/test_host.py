@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,6 +14,7 @@ from receiver import Receiver, run
 
 from otel_mlobs import semconv
 from otel_mlobs.hardware import cgroup, detectors, pressure
+from otel_mlobs.hardware import host as host_module
 from otel_mlobs.hardware.host import Host
 
 if TYPE_CHECKING:
@@ -22,6 +24,7 @@ pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="re
 
 CONTAINER = {
     "cgroup.controllers": "cpu memory io",
+    "cgroup.type": "domain",
     "cpu.max": "250000 100000",
     "cpu.stat": "usage_usec 12500000\nuser_usec 9000000\nnr_periods 400\nnr_throttled 30\nthrottled_usec 1750000",
     "memory.max": str(2**31),
@@ -127,6 +130,14 @@ def test_nothing_of_a_container_under_cgroup_v1(root: Path) -> None:
     assert points(host, semconv.RUN_QUEUE) == [(5, {})]
 
 
+def test_the_machine_itself_is_no_container(root: Path) -> None:
+    """The kernel's top group, which alone has no type: what it says is the host's, and would be counted twice."""
+    (root / "sys/fs/cgroup/cgroup.type").unlink()
+    host = Host(root)
+    assert points(host, semconv.CONTAINER_CPU_TIME) == []
+    assert {labels["mlobs.pressure.scope"] for _, labels in points(host, semconv.PRESSURE)} == {"host"}
+
+
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
@@ -139,7 +150,9 @@ def test_nothing_of_a_container_under_cgroup_v1(root: Path) -> None:
 )
 def test_the_cgroup_is_this_processs(root: Path, line: str, expected: str | None) -> None:
     """By /proc/self/cgroup, and the top of what is mounted where that leads nowhere."""
-    (root / "sys/fs/cgroup/kubepods/pod7/c1").mkdir(parents=True)
+    own = root / "sys/fs/cgroup/kubepods/pod7/c1"
+    own.mkdir(parents=True)
+    (own / "cgroup.type").write_text("domain\n")
     (root / "proc/self/cgroup").write_text(line + "\n")
     assert cgroup.folder(root) == (None if expected is None else root / expected)
 
@@ -152,9 +165,22 @@ def test_threads_that_end_take_nothing_away(root: Path) -> None:
     (tasks / "2/schedstat").write_text("1 100000000 1")
     assert wait.read() == 2.6
     (tasks / "2/schedstat").unlink()
+    (tasks / "2").rmdir()
     assert wait.read() == 2.6
     (tasks / "1/schedstat").write_text("1 3000000000 1")
     assert wait.read() == pytest.approx(3.6)
+
+
+def test_a_thread_that_cannot_be_read_once_is_not_counted_twice(root: Path) -> None:
+    """A process without a file descriptor left reads nothing of some threads: they have not ended."""
+    wait = pressure.RunWait(root)
+    assert wait.read() == 2.5
+    schedstat = root / "proc/self/task/2/schedstat"
+    content = schedstat.read_text()
+    schedstat.unlink()
+    assert wait.read() == 2.5
+    schedstat.write_text(content)
+    assert wait.read() == 2.5
 
 
 def test_pressure_and_waiting_of_this_machine() -> None:
@@ -226,6 +252,65 @@ def test_a_pod_describes_itself(tmp_path: Path) -> None:
     assert detectors.kubernetes({"HOSTNAME": "laptop"}, namespace) == {}
 
 
+def test_a_pod_with_the_nodes_network_has_not_the_nodes_name(tmp_path: Path) -> None:
+    """Its host name is the node's then, and says nothing of the pod."""
+    environ = {"KUBERNETES_SERVICE_HOST": "10.0.0.1", "HOSTNAME": "node-3", "NODE_NAME": "node-3"}
+    assert detectors.kubernetes(environ, tmp_path / "none") == {"k8s.node.name": "node-3"}
+
+
+class Detector:
+    """An entry point, and the detector that it leads to, with an answer of its own."""
+
+    def __init__(self, attributes: dict[str, Any], takes: float = 0.0) -> None:
+        self.attributes = attributes
+        self.takes = takes
+
+    def load(self) -> Any:
+        return lambda: self
+
+    def detect(self) -> Any:
+        time.sleep(self.takes)
+        return self
+
+
+def answering(monkeypatch: pytest.MonkeyPatch, **answers: Detector) -> None:
+    """Put detectors in the place of those that are installed."""
+    monkeypatch.setattr(
+        detectors,
+        "entry_points",
+        lambda group, name: [answers[name]] if group.endswith("detector") and name in answers else [],
+    )
+
+
+def test_a_detector_that_hangs_holds_nothing_up(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What was found by then is what there is, and the log says what is missing."""
+    answering(monkeypatch, host=Detector({"host.name": "box"}), os=Detector({"os.type": "linux"}, takes=2.0))
+    began = time.monotonic()
+    assert detectors.detected({}, patience=0.1) == {"host.name": "box"}
+    assert time.monotonic() - began < 1.0
+    (message,) = caplog.messages
+    assert "os, process, containerid in 0.1 s" in message
+
+
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [("3", None), ("4a" * 32, "4a" * 32), ("4a9300ff6297", "4a9300ff6297"), ("0f" * 16 + "-123", "0f" * 16 + "-123")],
+)
+def test_a_login_session_is_no_container(monkeypatch: pytest.MonkeyPatch, found: str, expected: str | None) -> None:
+    """OpenTelemetry's detector takes the number of systemd's ``session-3.scope`` for a container's id."""
+    answering(monkeypatch, containerid=Detector({"container.id": found}))
+    assert detectors.detected({}).get("container.id") == expected
+
+
+def test_command_lines_never_come_through(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where a detector, as of an older SDK, gives them."""
+    secret = {"process.command": "a", "process.command_line": "a --password=x", "process.command_args": ["a"]}
+    answering(monkeypatch, process=Detector({**secret, "process.pid": 7}))
+    assert detectors.detected({}) == {"process.pid": 7}
+
+
 def test_a_detector_that_fails_costs_only_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     """The others are still asked."""
 
@@ -274,6 +359,8 @@ def test_configure_reports_machine_process_and_resource(receiver: Receiver) -> N
     assert stopped == "None"
     resources = receiver.resources()
     assert {resource["process.pid"] for resource in resources} == {int(pid), int(child)}
+    parents = {resource["process.pid"]: resource["process.parent_pid"] for resource in resources}
+    assert parents == {int(pid): os.getpid(), int(child): int(pid)}
     assert all(resource["host.name"] == os.uname().nodename for resource in resources)
     assert not any("command" in key for resource in resources for key in resource)
     names = receiver.metric_names()
@@ -300,14 +387,17 @@ def test_host_without_its_extra_says_what_to_install() -> None:
 
 
 def test_other_threads_may_collect_at_once(root: Path) -> None:
-    """Two readers collect in threads of their own: nothing raises, nothing runs backwards."""
+    """Two readers collect in threads of their own: nothing raises, runs backwards, or is missing in one of them."""
     host = Host(root)
     found: list[float] = []
+    missing: list[str] = []
 
     def collect() -> None:
         for _ in range(200):
             for metric in semconv.HOST_METRICS:
-                found.extend(value for value, _ in host.points(metric) if metric is semconv.RUN_WAIT)
+                values = [value for value, _ in host.points(metric)]
+                missing.extend([] if values else [metric.name])
+                found.extend(values if metric is semconv.RUN_WAIT else [])
 
     threads = [threading.Thread(target=collect) for _ in range(4)]
     for thread in threads:
@@ -315,3 +405,19 @@ def test_other_threads_may_collect_at_once(root: Path) -> None:
     for thread in threads:
         thread.join()
     assert set(found) == {2.5}
+    assert missing == []
+
+
+def test_elsewhere_than_on_linux_one_line_says_so(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What OpenTelemetry reads is reported; of the kernel's files there is no point."""
+    observed: list[object] = []
+    monkeypatch.setattr(host_module.absolute, "observe", lambda *what: observed.append(what))
+    monkeypatch.setattr(host_module, "_system", SimpleNamespace(start=lambda: None, stop=lambda: None))
+    monkeypatch.setattr(host_module.sys, "platform", "darwin")
+    host_module.start(None)
+    host_module.stop()
+    assert observed == []
+    assert len(caplog.messages) == 1
+    assert "Linux only" in caplog.messages[0]

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from receiver import run
 
 sqlalchemy = pytest.importorskip("sqlalchemy")
 redis = pytest.importorskip("redis")
 
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 from sqlalchemy import exc
 from sqlalchemy.pool import NullPool, QueuePool
 
@@ -98,6 +102,48 @@ def test_names_hold_no_credentials() -> None:
     assert (
         of_redis._name(redis.ConnectionPool.from_url("unix:///run/redis.sock?password=secret")) == "/run/redis.sock/0"
     )
+
+
+def test_through_sentinel_a_pool_has_the_services_name() -> None:
+    """It leads wherever the master is: a host and a port would be those of nobody."""
+    from redis.sentinel import Sentinel
+
+    from otel_mlobs.integrations import redis as of_redis
+
+    client = Sentinel([("watcher", 26379)], password="secret").master_for("features", db=3)
+    assert of_redis._name(client.connection_pool) == "features/3"
+
+
+def test_only_a_pool_without_a_free_connection_counts_as_such(mlobs_telemetry: Telemetry) -> None:
+    """A server that does not answer in time is no exhausted pool; one that refuses the second connection is."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen(1)
+        where = f"127.0.0.1:{server.getsockname()[1]}"
+        options = {"socket_timeout": 0.05, "socket_connect_timeout": 0.05, "retry": Retry(NoBackoff(), 0)}
+        with pytest.raises(redis.exceptions.TimeoutError):
+            redis.Redis.from_url(f"redis://{where}/0", **options).ping()
+        assert mlobs_telemetry.point("db.client.connection.timeouts", **{LABEL: f"{where}/0"}).value == 0
+    full = redis.ConnectionPool.from_url(f"redis://{where}/1", max_connections=1)
+    full._in_use_connections.add(full.make_connection())
+    with pytest.raises(redis.exceptions.ConnectionError, match="Too many connections"):
+        redis.Redis(connection_pool=full).ping()
+    assert mlobs_telemetry.point("db.client.connection.timeouts", **{LABEL: f"{where}/1"}).value == 1
+
+
+@pytest.mark.parametrize(("library", "extra"), [("redis", "redis"), ("sqlalchemy", "sql")])
+def test_without_the_library_the_message_says_what_to_install(library: str, extra: str) -> None:
+    """Whoever asks for it by name is told the command."""
+    ran = run(
+        f"""
+        sys.modules[{library!r}] = None
+        try:
+            mlobs.instrument({library!r})
+        except mlobs.MissingExtraError as error:
+            print(error)
+        """
+    )
+    assert f"pip install 'otel-mlobs[{extra}]'" in ran.out
 
 
 def test_everything_is_put_back(tmp_path: Path) -> None:

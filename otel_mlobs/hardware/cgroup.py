@@ -14,7 +14,8 @@ _MICRO = 1e-6
 def folder(root: Path) -> Path | None:
     """The folder of this process's cgroup beneath ``root`` (``/`` unless in a test); None without cgroup v2.
 
-    Within a container that has a cgroup namespace of its own, that is the top of what is mounted.
+    Within a container that has a cgroup namespace of its own, that is the top of what is mounted. The kernel's own top,
+    which has no ``cgroup.type``, is the whole machine and no container.
     """
     mounted = root / "sys/fs/cgroup"
     if not (mounted / "cgroup.controllers").exists():
@@ -27,7 +28,9 @@ def folder(root: Path) -> Path | None:
     if path is None:
         return None
     own = mounted / path.strip("/")
-    return own if own.is_dir() and ".." not in Path(path).parts else mounted
+    if not own.is_dir() or ".." in Path(path).parts:
+        own = mounted
+    return own if (own / "cgroup.type").exists() else None
 
 
 def read(own: Path) -> Mapping[str, float]:

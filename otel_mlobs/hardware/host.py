@@ -6,15 +6,17 @@ does not know, are read here.
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
+import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple
 
 from otel_mlobs import semconv
 from otel_mlobs.errors import MissingExtraError
-from otel_mlobs.hardware import cgroup, detectors, pressure
+from otel_mlobs.hardware import cgroup, detectors, pressure, system_metrics
 from otel_mlobs.telemetry import absolute
 
 if TYPE_CHECKING:
@@ -28,32 +30,7 @@ __all__ = ["detected", "start", "stop"]
 
 detected = detectors.detected
 
-READ_BY_OPENTELEMETRY: Mapping[str, list[str] | None] = {
-    "system.cpu.time": ["idle", "user", "system", "iowait", "steal"],
-    "system.cpu.utilization": ["idle", "user", "system", "iowait", "steal"],
-    "system.memory.usage": ["used", "free", "cached"],
-    "system.memory.utilization": ["used", "free", "cached"],
-    "system.swap.usage": ["used", "free"],
-    "system.swap.utilization": ["used", "free"],
-    "system.disk.io": ["read", "write"],
-    "system.disk.operations": ["read", "write"],
-    "system.disk.time": ["read", "write"],
-    "system.network.io": ["transmit", "receive"],
-    "system.network.dropped.packets": ["transmit", "receive"],
-    "system.network.errors": ["transmit", "receive"],
-    "process.cpu.time": ["user", "system"],
-    "process.cpu.utilization": ["user", "system"],
-    "process.memory.usage": None,
-    "process.memory.virtual": None,
-    "process.thread.count": None,
-    "process.open_file_descriptor.count": None,
-    "process.context_switches": ["involuntary", "voluntary"],
-    "process.disk.io": ["read", "write"],
-    "cpython.gc.collections": None,
-    "cpython.gc.collected_objects": None,
-    "cpython.gc.uncollectable_objects": None,
-}
-"""What the package is asked for: not ``process.runtime.*``, the former names of what ``process.*`` says."""
+_logger = logging.getLogger("otel_mlobs")
 
 _FRESH_S = 0.1
 """How long one reading serves the metrics of one collection."""
@@ -82,17 +59,17 @@ class Host:
 
     def start_afresh(self) -> None:
         """In a forked child: other threads, and maybe another cgroup."""
+        self._lock = threading.Lock()
         self._own = cgroup.folder(self._root)
         self._run_wait = pressure.RunWait(self._root)
         self._read_at = -_FRESH_S
-        self._container: Mapping[str, float] = {}
-        self._stalls: list[tuple[str, Mapping[tuple[str, str], float]]] = []
+        self._last = _Reading({}, {})
 
     def points(self, metric: semconv.Metric) -> Iterator[tuple[float, Labels]]:
         """The points of ``metric``; none for what this system does not tell."""
-        self._read()
+        reading = self._read()
         if metric is semconv.PRESSURE:
-            for scope, stalls in self._stalls:
+            for scope, stalls in reading.stalls.items():
                 for (resource, extent), seconds in stalls.items():
                     yield (
                         seconds,
@@ -108,23 +85,31 @@ class Host:
         elif metric is semconv.RUN_WAIT:
             value = self._run_wait.read()
         else:
-            value = self._container.get(_OF_CONTAINER[metric.name])
+            value = reading.container.get(_OF_CONTAINER[metric.name])
         if value is not None:
             yield value, {}
 
-    def _read(self) -> None:
-        now = time.monotonic()
-        if now - self._read_at < _FRESH_S:
-            return
-        self._read_at = now
-        self._stalls = [("host", pressure.stalls(self._root / "proc/pressure"))]
-        if self._own is not None:
-            self._container = cgroup.read(self._own)
-            self._stalls.append(("container", pressure.stalls(self._own, ".pressure")))
+    def _read(self) -> _Reading:
+        with self._lock:
+            now = time.monotonic()
+            if now - self._read_at >= _FRESH_S:
+                stalls = {"host": pressure.stalls(self._root / "proc/pressure")}
+                container: Mapping[str, float] = {}
+                if self._own is not None:
+                    container = cgroup.read(self._own)
+                    stalls["container"] = pressure.stalls(self._own, ".pressure")
+                self._last = _Reading(container, stalls)
+                self._read_at = now
+            return self._last
+
+
+class _Reading(NamedTuple):
+    container: Mapping[str, float]
+    stalls: Mapping[str, Mapping[tuple[str, str], float]]
 
 
 _host: Host | None = None
-_instrumentor: Any = None
+_system = system_metrics.SystemMetrics()
 
 
 def start(settings: Settings | None) -> None:  # noqa: ARG001 - as every part of the hardware is started
@@ -133,17 +118,18 @@ def start(settings: Settings | None) -> None:  # noqa: ARG001 - as every part of
     Raises:
         MissingExtraError: opentelemetry-instrumentation-system-metrics is not installed.
     """
-    global _host, _instrumentor  # noqa: PLW0603 - one per process is what is meant
+    global _host  # noqa: PLW0603 - one per process is what is meant
     if _host is not None:
         return
     require()
-    from opentelemetry.instrumentation.system_metrics import SystemMetricsInstrumentor
-
     _host = Host()
     if sys.platform == "linux":
         absolute.observe(_host, semconv.HOST_METRICS)
-    _instrumentor = SystemMetricsInstrumentor(config={**READ_BY_OPENTELEMETRY})
-    _instrumentor.instrument()
+    else:
+        _logger.warning(
+            "host=True: pressure, run queue and container limits are read on Linux only, not on this system"
+        )
+    _system.start()
 
 
 def require() -> None:
@@ -156,18 +142,18 @@ def require() -> None:
 
 def stop() -> None:
     """Report no more."""
-    global _host, _instrumentor  # noqa: PLW0603 - see start
+    global _host  # noqa: PLW0603 - see start
     if _host is None:
         return
     absolute.forget(_host)
     _host = None
-    _instrumentor.uninstrument()
-    _instrumentor = None
+    _system.stop()
 
 
 def _after_fork_in_child() -> None:
     if _host is not None:
         _host.start_afresh()
+        _system.start_afresh()
 
 
 if hasattr(os, "register_at_fork"):

@@ -51,17 +51,19 @@ class RunWait:
     def _read(self) -> float | None:
         now: dict[str, int] = {}
         try:
-            names = [path.name for path in self._folder.iterdir()]
+            alive = {path.name for path in self._folder.iterdir()}
         except OSError:
             return None
-        for name in names:
+        for name in alive:
             numbers = text(self._folder / name / "schedstat").split()
             if len(numbers) == 3 and numbers[1].isdigit():
                 now[name] = int(numbers[1])
         if not now:
             return None
         for name, waited in self._threads.items():
-            if now.get(name, -1) < waited:  # it has ended, or another has its number now
+            if name in alive and name not in now:  # it could not be read this time, or ends just now
+                now[name] = waited
+            elif now.get(name, -1) < waited:  # it has ended, or another has its number now
                 self._ended += waited
         self._threads = now
         return (self._ended + sum(now.values())) * 1e-9

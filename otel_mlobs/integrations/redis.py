@@ -10,11 +10,16 @@ import queue
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-import redis
-import redis.asyncio
 from wrapt import wrap_function_wrapper
 
+from otel_mlobs.errors import MissingExtraError
 from otel_mlobs.telemetry import guard, pools
+
+try:
+    import redis
+    import redis.asyncio
+except ImportError as error:  # pragma: no cover - the tests without extras see it
+    raise MissingExtraError("otel_mlobs.integrations.redis", "redis", "redis") from error
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,23 +36,24 @@ _wrapped: list[tuple[Any, Any]] = []
 def _sizes(pool: Any) -> pools.Sizes:
     used = getattr(pool, "_in_use_connections", None)
     idle = getattr(pool, "_available_connections", None)
-    if used is None and hasattr(pool, "pool"):  # a BlockingConnectionPool's queue holds None for what was never made
-        idle = [one for one in [*pool.pool.queue] if one is not None]
-        used = [one for one in [*pool._connections] if one not in idle]
     most = getattr(pool, "max_connections", None)
-    return pools.Sizes(
-        None if used is None else len(used),
-        None if idle is None else len(idle),
-        None if most is None or most >= _UNBOUNDED else most,
-    )
+    if most is not None and most >= _UNBOUNDED:
+        most = None
+    if used is None and hasattr(pool, "pool"):  # a BlockingConnectionPool's queue holds None for what was never made
+        waiting = sum(one is not None for one in [*pool.pool.queue])
+        return pools.Sizes(max(0, len(pool._connections) - waiting), waiting, most)
+    return pools.Sizes(None if used is None else len(used), None if idle is None else len(idle), most)
 
 
 _pools = pools.Pools(_sizes)
 
 
 def _name(pool: Any) -> str:
-    """Where it leads, without credentials."""
+    """Where it leads, without credentials; through Sentinel it is the service that it asks for."""
     to = pool.connection_kwargs
+    service = getattr(pool, "service_name", None)
+    if service is not None:
+        return f"{service}/{to.get('db') or 0}"
     if "path" in to:
         return f"{to['path']}/{to.get('db') or 0}"
     return f"{to.get('host', 'localhost')}:{to.get('port', 6379)}/{to.get('db') or 0}"
@@ -67,10 +73,19 @@ def _count(name: str | None, began: float, error: BaseException | None) -> None:
     try:
         if error is None:
             pools.got(name, perf_counter() - began)
-        elif isinstance(error.__cause__ or error.__context__, (queue.Empty, asyncio.TimeoutError, TimeoutError)):
+        elif _none_came_free(error):
             pools.timed_out(name)
     except Exception as broken:  # noqa: BLE001 - the caller gets its connection all the same
         guard.report("pools", broken)
+
+
+def _none_came_free(error: BaseException) -> bool:
+    """Whether the pool had none to give; else it is the server's, to which a new one was to lead."""
+    if not isinstance(error, redis.exceptions.ConnectionError):
+        return False
+    # A pool that does not wait finds its list empty; only newer versions have an error of its own for that
+    reason = error.__cause__ or error.__context__
+    return isinstance(reason, (queue.Empty, asyncio.TimeoutError, IndexError))
 
 
 def _get(wrapped: Callable[..., Any], pool: Any, args: Any, kwargs: Any) -> Any:

@@ -9,11 +9,16 @@ from pathlib import PurePath
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import exc
-from sqlalchemy.engine import Engine
 from wrapt import wrap_function_wrapper
 
+from otel_mlobs.errors import MissingExtraError
 from otel_mlobs.telemetry import guard, pools
+
+try:
+    from sqlalchemy import exc
+    from sqlalchemy.engine import Engine
+except ImportError as error:  # pragma: no cover - the tests without extras see it
+    raise MissingExtraError("otel_mlobs.integrations.sqlalchemy", "sql", "sqlalchemy") from error
 
 if TYPE_CHECKING:
     from collections.abc import Callable

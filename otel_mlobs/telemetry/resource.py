@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 _INSTANCE = "service.instance.id"
 _PID = "process.pid"
+_PARENT_PID = "process.parent_pid"
 _NO_PID = -1
 
 
@@ -37,6 +38,8 @@ class ProcessResource(Resource):
         attributes = {**merged.attributes, _INSTANCE: instance}
         if _PID in attributes:
             attributes[_PID] = os.getpid()
+        if _PARENT_PID in attributes:
+            attributes[_PARENT_PID] = os.getppid()
         return ProcessResource(attributes, merged.schema_url, self._instance, self._pid)
 
 
