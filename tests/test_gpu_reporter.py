@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import stat
@@ -520,6 +521,26 @@ def test_a_link_in_the_place_of_the_lock_is_not_followed(home: Path) -> None:
     with pytest.raises(NoPlaceError):
         chosen.stand()
     assert not (home / "target").exists()
+
+
+def test_locks_that_a_file_system_does_not_have_are_no_place(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else every process would think that another one reports."""
+
+    def refused(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(election.fcntl, "lockf", refused)
+    with pytest.raises(NoPlaceError, match="No locks available"):
+        Election("no locks").stand()
+
+
+def test_hosts_that_share_a_home_elect_one_each(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lock's name holds the host's."""
+    names = set()
+    for host in ("a", "b"):
+        monkeypatch.setattr(election.platform, "node", lambda host=host: host)
+        names.add(Election("one service")._name)
+    assert len(names) == 2
 
 
 def test_without_a_place_each_reports_and_says_so(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import platform
 import stat
 from pathlib import Path
 
@@ -24,7 +26,8 @@ class Election:
     """
 
     def __init__(self, name: str) -> None:
-        self._name = hashlib.sha256(name.encode("utf-8", "replace")).hexdigest()[:16]
+        here = f"{platform.node()}\n{name}"  # the folder may be in a home that many hosts share
+        self._name = hashlib.sha256(here.encode("utf-8", "replace")).hexdigest()[:16]
         self._file: int | None = None
 
     @property
@@ -49,9 +52,11 @@ class Election:
             raise NoPlaceError(f"{path}: {error.strerror}") from error
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except OSError as error:
             os.close(file)
-            return False
+            if error.errno in (errno.EACCES, errno.EAGAIN):  # another process has it
+                return False
+            raise NoPlaceError(f"{path}: {error.strerror}") from error  # as on some network file systems
         self._file = file
         return True
 
