@@ -302,6 +302,24 @@ def test_a_call_that_hangs_holds_up_nothing_else(
         assert said(caplog) == ["GPU 0: the driver answers again"]
 
 
+def test_a_driver_that_hangs_as_it_is_opened_is_one_line(
+    script: standin.Driver, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Collections go on without points, no thread is added, and it is read once it answers."""
+    from otel_mlobs.hardware import reporter as module
+
+    monkeypatch.setattr(module, "_HANGS_S", 0.1)
+    script.set({"delay.nvmlDeviceGetCount_v2": 0.6})
+    with reporting() as reporter:
+        lines: list[str] = []
+        assert eventually(lambda: collect(reporter)["hw.status"] == [] and (lines.extend(said(caplog)) or lines))
+        assert [line[:55] for line in lines] == ["GPU readings: the NVIDIA driver has not answered for 0 "]
+        assert len(threads()) == 1
+        script.remove("delay.nvmlDeviceGetCount_v2")
+        assert eventually(lambda: power(reporter) == BOTH)
+        assert said(caplog) == ["GPU readings: the NVIDIA driver answers again"]
+
+
 def test_stopping_waits_for_no_call(script: standin.Driver) -> None:
     """While a call hangs, stop returns at once; the thread ends when the call does."""
     script.set({"0.delay.nvmlDeviceGetPowerUsage": 1})

@@ -71,7 +71,7 @@ class Reporter:
         self._wake = threading.Event()
         self._starting = threading.Lock()
         self._stopped = False
-        self._in_call: tuple[float, Device] | None = None
+        self._in_call: tuple[float, Device | None] | None = None
 
     def start(self) -> None:
         """Be collected from now on."""
@@ -133,6 +133,11 @@ class Reporter:
             within = self._in_call
             if within is not None and time.monotonic() - within[0] > max(_HANGS_S, self._interval):
                 since, device = within
+                if device is None:  # no other thread could do better
+                    self.driver.trouble.say(
+                        "hangs", "GPU readings: the NVIDIA driver has not answered for %.0f s", time.monotonic() - since
+                    )
+                    return
                 self._in_call = None
                 self.driver.trouble.say(
                     (device, "hangs"),
@@ -194,10 +199,15 @@ class Reporter:
 
     def _pass(self, runner: object) -> None:
         driver = self.driver
-        if not driver.is_open:
-            driver.open()
-            driver.trouble.end("driver", "GPU readings: the NVIDIA driver answers again")
-        driver.hear()
+        self._in_call = (time.monotonic(), None)
+        try:
+            if not driver.is_open:
+                driver.open()
+                driver.trouble.end("driver", "GPU readings: the NVIDIA driver answers again")
+            driver.hear()
+        finally:
+            self._in_call = None
+        driver.trouble.end("hangs", "GPU readings: the NVIDIA driver answers again")
         for device in driver.devices:
             if device.busy:  # another thread waits for it
                 continue
