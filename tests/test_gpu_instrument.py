@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import nvml_standin
 import pytest
-from receiver import run
+from receiver import Receiver, run
 
 from otel_mlobs import instrument, uninstrument
 from otel_mlobs.hardware import gpu, reporter
@@ -124,3 +124,63 @@ def test_configure_starts_it_and_shutdown_ends_it(tmp_path: Path) -> None:
     text = (tmp_path / "out.jsonl").read_text()
     assert '"hw.power"' in text
     assert nvml_standin.uuid(0) in text
+
+
+COLLECT = """
+        from otel_mlobs.hardware import reporter
+        import time
+        def read(collect):
+            collect()
+            until = time.monotonic() + 20
+            while not reporter.current().readings and time.monotonic() < until:
+                time.sleep(0.01)
+            return collect()
+"""
+
+
+def test_dcgms_capitals_with_our_own_provider(tmp_path: Path) -> None:
+    """The names go out as dashboards ask for them, beside the others with "both", and without them with "dcgm"."""
+    driver = nvml_standin.Driver(tmp_path).device(0, nvml_standin.H100)
+    for names, others in (("dcgm", False), ("both", True)):
+        with Receiver() as receiver:
+            ran = run(
+                COLLECT
+                + """
+        mlobs.configure("gpu", metrics_endpoint=os.environ["TO"], gpu=True, gpu_names=os.environ["NAMES"],
+                        metric_interval=60)
+        read(mlobs.force_flush)
+        """,
+                env={
+                    **nvml_standin.env(driver),
+                    "TO": receiver.url,
+                    "NAMES": names,
+                    "XDG_RUNTIME_DIR": str(tmp_path),
+                },
+            )
+            assert ran.err == ""
+            found = receiver.metric_names()
+        assert {"DCGM_FI_DEV_GPU_TEMP", "DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION", "DCGM_FI_DEV_FB_USED"} <= found
+        assert not any(name.startswith("dcgm") for name in found)
+        assert ("hw.power" in found) is others
+
+
+def test_dcgms_names_with_somebody_elses_provider(tmp_path: Path) -> None:
+    """In small letters, which is said once: capitals need a view of the provider's."""
+    driver = nvml_standin.Driver(tmp_path).device(0, nvml_standin.H100)
+    ran = run(
+        COLLECT
+        + """
+        from opentelemetry import metrics
+        from opentelemetry.sdk.metrics import MeterProvider
+        from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+        reader = InMemoryMetricReader()
+        metrics.set_meter_provider(MeterProvider([reader]))
+        mlobs.configure("gpu", backend="none", gpu=True, gpu_names="dcgm")
+        found = read(reader.get_metrics_data)
+        names = {m.name for r in found.resource_metrics for s in r.scope_metrics for m in s.metrics}
+        print("dcgm_fi_dev_gpu_temp" in names, "DCGM_FI_DEV_GPU_TEMP" in names)
+        """,
+        env={**nvml_standin.env(driver), "XDG_RUNTIME_DIR": str(tmp_path)},
+    )
+    assert ran.out == "True False\n"
+    assert len(ran.lines("small letters")) == 1
