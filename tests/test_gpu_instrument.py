@@ -97,14 +97,18 @@ def test_a_library_that_is_missing_is_told_apart_by_its_module() -> None:
     assert registry._LIBRARIES["nvml"] == "pynvml"
 
 
-def test_configure_starts_it_and_shutdown_ends_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("by_name", [False, True])
+def test_shutdown_ends_it_however_it_was_started(tmp_path: Path, by_name: bool) -> None:
     """A whole process: readings at the second collection, the lock given back at the end."""
     driver = nvml_standin.Driver(tmp_path).device(0, nvml_standin.H100)
     ran = run(
         """
         import time
         from otel_mlobs.hardware import reporter
-        mlobs.configure("gpu", backend="file", path=os.environ["TO"], gpu=True, metric_interval=60)
+        by_name = os.environ["BY_NAME"] == "True"
+        mlobs.configure("gpu", backend="file", path=os.environ["TO"], gpu=not by_name, metric_interval=60)
+        if by_name:
+            mlobs.instrument("nvml")
         made = reporter.current()
         assert mlobs.force_flush()
         until = time.monotonic() + 20
@@ -117,7 +121,12 @@ def test_configure_starts_it_and_shutdown_ends_it(tmp_path: Path) -> None:
             time.sleep(0.01)
         print(made._election.won, reporter.current())
         """,
-        env={**nvml_standin.env(driver), "TO": str(tmp_path / "out.jsonl"), "XDG_RUNTIME_DIR": str(tmp_path)},
+        env={
+            **nvml_standin.env(driver),
+            "TO": str(tmp_path / "out.jsonl"),
+            "XDG_RUNTIME_DIR": str(tmp_path),
+            "BY_NAME": str(by_name),
+        },
     )
     assert ran.out == "False None\n"
     assert ran.err == ""

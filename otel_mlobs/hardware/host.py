@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from otel_mlobs import semconv
 from otel_mlobs.errors import MissingExtraError
 from otel_mlobs.hardware import cgroup, detectors, pressure, system_metrics
-from otel_mlobs.telemetry import absolute
+from otel_mlobs.telemetry import absolute, hooks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -123,6 +123,7 @@ def start(settings: Settings | None) -> None:  # noqa: ARG001 - as every part of
         return
     require()
     _host = Host()
+    hooks.after_shutdown(stop)
     if sys.platform == "linux":
         absolute.observe(_host, semconv.HOST_METRICS)
     else:

@@ -250,6 +250,7 @@ def use(reporter: Reporter) -> None:
     if _reporter is not None:
         _reporter.stop()
     _reporter = reporter
+    hooks.after_shutdown(stop)
     reporter.start()
 
 

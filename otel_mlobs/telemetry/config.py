@@ -209,9 +209,7 @@ def shutdown(timeout: float = DEFAULT_FLUSH_TIMEOUT) -> bool:
     try:
         hooks.run_before_shutdown(timeout / 2)
         _state.sent = stop_all(_state.signals, timeout)
-        for name in _HARDWARE:
-            if getattr(_state.settings, name):
-                _hardware(name).stop()
+        hooks.run_after_shutdown()
         _let_handlers_go()
     finally:
         _state.stopped.set()

@@ -60,3 +60,22 @@ def run_before_shutdown(timeout: float) -> None:
             finish(timeout)
         except Exception as error:  # noqa: BLE001 - the rest is still sent
             guard.report("shutdown", error)
+
+
+_after_shutdown: tuple[Callable[[], None], ...] = ()
+
+
+def after_shutdown(stop: Callable[[], None]) -> None:
+    """Call ``stop`` when :func:`otel_mlobs.shutdown` has sent what there was: nobody collects any more."""
+    global _after_shutdown  # noqa: PLW0603 - replaced, never mutated
+    if stop not in _after_shutdown:
+        _after_shutdown = (*_after_shutdown, stop)
+
+
+def run_after_shutdown() -> None:
+    """Let everyone stop who asked for it."""
+    for stop in _after_shutdown:
+        try:
+            stop()
+        except Exception as error:  # noqa: BLE001 - the others stop all the same
+            guard.report("shutdown", error)
