@@ -92,6 +92,7 @@ def test_variables_exist(page: Path) -> None:
         "MLOBS_STORE_PASSWORD",
         "MLOBS_STORE_URL",
         "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS",
+        "OTEL_PYTHON_SYSTEM_METRICS_EXCLUDED_METRICS",
         *(f"OTEL_{signal.upper()}_EXPORTER" for signal in settings.SIGNALS),
     }
     assert set(re.findall(r"\b(?:OTEL|MLOBS)_[A-Z_]+[A-Z]\b", _read(page))) <= known

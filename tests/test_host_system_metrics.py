@@ -73,6 +73,19 @@ def test_the_times_of_all_cpus_are_one_series_a_state(mlobs_telemetry: Telemetry
         assert low - 0.5 <= point.value <= high + 0.5, state
 
 
+def test_swap_is_in_bytes() -> None:
+    """As psutil gives it: the package calls it pages, and who believes that multiplies by 4096."""
+    ran = run(
+        f"""{READER}
+    host.start(None)
+    scopes = reader.get_metrics_data().resource_metrics[0].scope_metrics
+    print([metric.unit for scope in scopes for metric in scope.metrics if metric.name == "system.swap.usage"])
+    print(sum(point.value for point in read()["system.swap.usage"]))
+        """
+    )
+    assert ran.out.splitlines() == ["['By']", str(psutil.swap_memory().total)]
+
+
 @pytest.mark.usefixtures("started")
 def test_nothing_that_is_wrong_at_first_or_deprecated(mlobs_telemetry: Telemetry) -> None:
     """No utilisation that is 0 at the first reading, no former names, no walk over every socket."""

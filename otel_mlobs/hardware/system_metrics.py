@@ -53,6 +53,8 @@ and wrong where two read; the rate of the times is not. Nor that of swap, which 
 
 _EXCLUDED = "OTEL_PYTHON_SYSTEM_METRICS_EXCLUDED_METRICS"
 """The package heeds it only where it is told nothing else."""
+_UNITS = {"system.swap.usage": "By"}
+"""Where psutil gives something else than the package says: it takes these for pages."""
 _PER_CONTAINER = ("veth", "cali", "lxc", "loop", "ram")
 """How devices begin of which a machine may have any number."""
 
@@ -97,11 +99,13 @@ class SystemMetrics:
                 self._running = False
                 guard.report("hardware", error)
 
-    def _create(self, make: Callable[..., object], name: str, callbacks: Sequence[Callback], *described: str) -> None:
+    def _create(
+        self, make: Callable[..., object], name: str, callbacks: Sequence[Callback], unit: str, description: str
+    ) -> None:
         new = name not in self._callbacks
         self._callbacks[name] = callbacks
         if new:
-            make(name, [self._callback(name)], *described)
+            make(name, [self._callback(name)], _UNITS.get(name, unit), description)
 
     def _callback(self, name: str) -> Callback:
         def read(options: CallbackOptions) -> Iterator[Observation]:
