@@ -76,6 +76,29 @@ def test_no_driver_no_gpu_and_a_failed_one_are_exit_code_1(
     assert "docker run --gpus all" in capsys.readouterr().err
 
 
+def test_a_lost_gpu_has_a_line(script: standin.Driver, capsys: pytest.CaptureFixture[str]) -> None:
+    """It has failed, which is what somebody who looks wants to know; the others are there too."""
+    script.device(0, standin.T4).device(1, standin.T4).set({"1.lost": 1})
+    assert cli.main(["gpu", "--json"]) == 1
+    assert [(each["index"], each["state"]) for each in json.loads(capsys.readouterr().out)] == [
+        (0, "ok"),
+        (1, "failed"),
+    ]
+
+
+def test_a_driver_that_hangs_is_not_waited_for(
+    script: standin.Driver, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a while the command says so, and ends."""
+    monkeypatch.setattr(gpu_command, "_PATIENCE_S", 0.2)
+    script.device(0, standin.T4).set({"0.delay.nvmlDeviceGetPowerUsage": 2})
+    began = time.monotonic()
+    assert cli.main(["gpu", "--once"]) == 1
+    assert time.monotonic() - began < 1.5
+    assert "the NVIDIA driver has not answered for 0.2 s" in capsys.readouterr().err
+    time.sleep(2.2)  # the thread that was left behind ends before the next test
+
+
 def test_hidden_devices_only_when_asked_for(
     script: standin.Driver, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import nvml_standin as standin
 import pytest
+from receiver import Receiver, attributes_of, run
 
 import otel_mlobs as mlobs
 from otel_mlobs.hardware import reporter as module
@@ -147,15 +148,18 @@ def test_without_gpu_nothing_is_watched(script: standin.Driver, mlobs_telemetry:
         assert attributes(mlobs_telemetry) == {}
 
 
-def test_which_gpu_is_not_guessed(script: standin.Driver, mlobs_telemetry: Telemetry) -> None:
-    """Of two GPUs and no framework to ask, true names none; a number that there is not has no energy."""
+def test_which_gpu_is_not_guessed(
+    script: standin.Driver, mlobs_telemetry: Telemetry, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of two GPUs and no framework to ask, true names none, nor does a number that there is not; each is said once."""
     warm(0)
-    with mlobs.prediction(model="m", gpu=True):
-        time.sleep(0.05)
-    assert attributes(mlobs_telemetry) == {}
-    with mlobs.prediction(model="m", gpu=7):
-        time.sleep(0.1)
-    assert attributes(mlobs_telemetry) == {"index": 7}
+    for asked in (True, 7, True, 7):
+        with mlobs.prediction(model="m", gpu=asked):
+            pass
+        assert attributes(mlobs_telemetry) == {}
+    first, second = [line for line in caplog.messages if "gpu=" in line]
+    assert first.startswith("gpu=True: this process sees 2 GPUs, and neither PyTorch nor CuPy says which it uses")
+    assert second == "gpu=7: this process reads GPUs 0, 1 (said once)"
 
 
 def test_the_only_gpu_is_meant(tmp_path: Path, mlobs_telemetry: Telemetry) -> None:
@@ -201,6 +205,29 @@ def test_wrong_gpus_raise_at_decoration(value: Any, error: type[Exception], word
             make(gpu=value)
     with pytest.raises(TypeError, match="'gpu'"):
         mlobs.feature_lookup(gpu=True)  # type: ignore[call-overload]
+
+
+def test_without_metrics_the_first_operation_begins_to_read(tmp_path: Path) -> None:
+    """Traces alone, as to a console: one line says that there are no readings, and spans have their energy."""
+    driver = standin.Driver(tmp_path).device(0, standin.H100)
+    with Receiver() as receiver:
+        ran = run(
+            """
+            import time
+            mlobs.configure("traced", backend="jaeger", endpoint=os.environ["TO"], gpu=True)
+            until = time.monotonic() + 20
+            energy = None
+            while energy is None and time.monotonic() < until:
+                with mlobs.prediction(model="m", gpu=True) as op:
+                    time.sleep(0.1)
+                energy = op.span.attributes.get("mlobs.gpu.energy")
+            print(energy is not None)
+            """,
+            env={**standin.env(driver), "TO": receiver.url, "XDG_RUNTIME_DIR": str(tmp_path)},
+        )
+        assert ran.out == "True\n"
+        assert len(ran.lines("no metrics are sent, so there are no GPU readings")) == 1
+        assert any("mlobs.gpu.energy" in attributes_of(span) for span in receiver.spans())
 
 
 # -- frameworks: these two are stood in for, since the real ones need a GPU

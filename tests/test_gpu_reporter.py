@@ -294,6 +294,7 @@ def test_a_call_that_hangs_holds_up_nothing_else(
         assert eventually(lambda: power(reporter) == {"1": 77.0})
         assert time.monotonic() - began < 3.0
         assert slowest < 1.0
+        assert states(reporter) == {"0": "failed", "1": "ok"}
         (line,) = said(caplog)
         assert line.startswith("GPU 0: the driver has not answered for ")
         script.remove("0.delay.nvmlDeviceGetPowerUsage")
@@ -353,7 +354,7 @@ def test_the_driver_is_left_alone_before_the_first_collection(tmp_path: Path) ->
     ran = run(
         """
         import sys
-        mlobs.configure("lazy", backend="none", gpu=True)
+        mlobs.configure("lazy", backend="file", path=os.environ["TO"], gpu=True, metric_interval=3600)
         with mlobs.prediction(model="m", gpu=True):
             pass
         if not (child := os.fork()):
@@ -361,7 +362,7 @@ def test_the_driver_is_left_alone_before_the_first_collection(tmp_path: Path) ->
         os.waitpid(child, 0)
         print(os.path.exists(os.environ["NVML_STANDIN_LOG"]), "pynvml" in sys.modules)
         """,
-        env={**standin.env(driver), "XDG_RUNTIME_DIR": str(tmp_path)},
+        env={**standin.env(driver), "TO": str(tmp_path / "out.jsonl"), "XDG_RUNTIME_DIR": str(tmp_path)},
     )
     assert ran.out == "False False\n"
 

@@ -92,7 +92,7 @@ def _labels(identity: Identity, host: str) -> Labels:
         "gpu": str(identity.index),
         "UUID": identity.parent or identity.uuid,
         "pci_bus_id": identity.bus,
-        "device": f"nvidia{identity.index if identity.minor is None else identity.minor}",
+        "device": f"nvidia{identity.index}",
         "modelName": identity.model,
         "Hostname": host,
     }

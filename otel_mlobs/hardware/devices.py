@@ -25,7 +25,6 @@ class Identity:
         model: the product's name.
         driver: the driver's version.
         bus: the PCI bus id, in capitals as NVML writes it.
-        minor: the number in ``/dev/nvidia<minor>``.
         parent: of a MIG instance the UUID of its GPU.
         instance: of a MIG instance its GPU instance id.
         profile: of a MIG instance its profile, as ``1g.10gb``.
@@ -36,7 +35,6 @@ class Identity:
     model: str
     driver: str
     bus: str = ""
-    minor: int | None = None
     parent: str | None = None
     instance: int | None = None
     profile: str | None = None

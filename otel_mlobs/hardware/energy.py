@@ -16,7 +16,7 @@ from otel_mlobs.telemetry import guard
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_EVERY_S = 0.02
+_EVERY_S = 0.05
 _LINGERS_S = 5.0
 """How long sampling goes on when nothing runs: the next request finds samples."""
 _KEPT = 64

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from otel_mlobs import semconv
 from otel_mlobs.errors import MissingExtraError
 from otel_mlobs.hardware import cgroup, detectors, pressure, system_metrics
-from otel_mlobs.telemetry import absolute, hooks
+from otel_mlobs.telemetry import absolute, foreign, hooks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -122,6 +122,8 @@ def start(settings: Settings | None) -> None:  # noqa: ARG001 - as every part of
     if _host is not None:
         return
     require()
+    if "metrics" not in foreign.signals():
+        _logger.warning("no metrics are sent, so there are no readings of the host: give metrics_endpoint=")
     _host = Host()
     hooks.after_shutdown(stop)
     if sys.platform == "linux":

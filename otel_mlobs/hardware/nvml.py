@@ -237,6 +237,8 @@ class Driver:
         self._counted: list[str] = []
         self.trouble = Trouble(silent=not reports)
         self.devices: tuple[Device, ...] = ()
+        self.broken: tuple[Identity, ...] = ()
+        """GPUs of which no more is known than their number."""
 
     @property
     def is_open(self) -> bool:
@@ -282,7 +284,6 @@ class Driver:
                     model=nvml.nvmlDeviceGetName(handle),
                     driver=driver,
                     bus=getattr(_optional(nvml, nvml.nvmlDeviceGetPciInfo, handle), "busId", ""),
-                    minor=_optional(nvml, nvml.nvmlDeviceGetMinorNumber, handle),
                 )
             except nvml.NVMLError as error:
                 _raise_if_gone(nvml, error)
@@ -291,6 +292,7 @@ class Driver:
                 continue
             known.append((handle, gpu, None))
             known.extend((each, mig, handle) for each, mig in _migs(nvml, handle, gpu))
+        self.broken = tuple(identity for handle, identity, _ in known if handle is None)
         entries = visible.asked() if self._only_visible else None
         positions = visible.chosen(entries, [identity.uuid for _, identity, _ in known])
         if entries is not None and not positions:
@@ -372,6 +374,14 @@ class Driver:
             names += [_optional(nvml, nvml.nvmlDeviceGetUUID, each) or "" for each in _mig_handles(nvml, handle)]
         return names
 
+    def abandon(self) -> None:
+        """Forget everything, as after a :class:`NoDriverError`: what there was is gone, and nothing is ours to end.
+
+        The library counts who uses it in this process: ending once more than was begun would end another's use.
+        """
+        self._nvml = self._events = None
+        self.devices = ()
+
     def close(self) -> None:
         """Give everything back; another :meth:`open` begins anew."""
         nvml, self._nvml = self._nvml, None
@@ -408,7 +418,6 @@ def _migs(nvml: Any, handle: Any, gpu: Identity) -> list[tuple[Any, Identity]]:
                 model=gpu.model,
                 driver=gpu.driver,
                 bus=gpu.bus,
-                minor=gpu.minor,
                 parent=gpu.uuid,
                 instance=nvml.nvmlDeviceGetGpuInstanceId(each),
                 profile=name.rpartition("MIG ")[2] if "MIG " in name else None,
@@ -446,4 +455,4 @@ def read_once(driver: Driver, *, settle: float = 0.0) -> Sequence[Reading]:
         time.sleep(settle)
         driver.hear()
         found = [device.read() for device in driver.devices]
-    return found
+    return [*found, *(Reading(identity, "failed", time.monotonic()) for identity in driver.broken)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,7 +18,10 @@ if TYPE_CHECKING:
     from otel_mlobs.hardware.energy import Span
     from otel_mlobs.telemetry.running import Operation
 
+_logger = logging.getLogger("otel_mlobs")
+
 _TRY_AGAIN_S = 30.0
+_MOST_SAID = 10
 
 
 class _Running:
@@ -103,6 +107,7 @@ class OnOperations:
         self._identities: tuple[Identity, ...] | None = None
         self._by_device: dict[int, int | None] = {}
         self._try_at = 0.0
+        self._said: set[str] = set()
 
     def start_afresh(self) -> None:
         """In a forked child: no thread is here, and the driver's handles are the parent's."""
@@ -141,14 +146,23 @@ class OnOperations:
 
     def _index(self, asked: int | Literal["current"], used: Framework | None) -> int | None:
         """The GPU's index as NVML counts; None where it is not known, or not yet."""
-        if asked != "current":
-            return asked
         if self._identities is None:
             self._sampler.wake()
+            return None if asked == "current" else asked
+        gpus = {identity.index for identity in self._identities}
+        if asked != "current":
+            if asked in gpus:
+                return asked
+            self._say(f"gpu={asked}: this process reads GPUs {', '.join(map(str, sorted(gpus))) or 'none'}")
             return None
         if used is None:
-            gpus = {identity.index for identity in self._identities}
-            return gpus.pop() if len(gpus) == 1 else None
+            if len(gpus) == 1:
+                return gpus.pop()
+            self._say(
+                f"gpu=True: this process sees {len(gpus)} GPUs, and neither PyTorch nor CuPy says which it uses: write "
+                "gpu= and its number, as nvidia-smi counts"
+            )
+            return None
         device = used.device()
         if device not in self._by_device:
             uuid = used.uuid(device)
@@ -156,6 +170,11 @@ class OnOperations:
             visible = [one.index for one in self._identities]
             self._by_device[device] = known[0] if known else visible[device] if device < len(visible) else None
         return self._by_device[device]
+
+    def _say(self, line: str) -> None:
+        if line not in self._said and len(self._said) < _MOST_SAID:
+            self._said.add(line)
+            _logger.warning("%s (said once)", line)
 
     # -- in the sampler's thread
 
@@ -177,6 +196,6 @@ class OnOperations:
         try:
             read = None if found is None else found.energy()
         except NoDriverError:
-            self._driver.close()
+            self._driver.abandon()
             return None
         return None if read is None else Sample(time.monotonic(), *read)

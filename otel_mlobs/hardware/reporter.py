@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING
 
 from otel_mlobs import semconv
 from otel_mlobs.hardware import dcgm, gpu_series
+from otel_mlobs.hardware.devices import Reading
 from otel_mlobs.hardware.election import Election, NoPlaceError
 from otel_mlobs.hardware.nvml import Driver, NoDriverError
 from otel_mlobs.hardware.on_operations import OnOperations
-from otel_mlobs.telemetry import absolute, guard, hooks
+from otel_mlobs.telemetry import absolute, foreign, guard, hooks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from otel_mlobs.hardware.devices import Reading
     from otel_mlobs.hardware.nvml import Device
 
     Labels = Mapping[str, str]
@@ -60,7 +60,9 @@ class Reporter:
         self._dcgm_names = frozenset(dcgm.SOURCES)
         self._series = gpu_series.Labelled()
         self._dcgm = dcgm.Labelled()
-        self._hook = OnOperations(lambda: self.collected)
+        # Where nobody collects, operations that ask for it are what begins to read
+        self._uncollected = "metrics" not in foreign.signals()
+        self._hook = OnOperations(lambda: self._uncollected or self.collected)
         self._start_empty()
 
     def _start_empty(self) -> None:
@@ -72,11 +74,17 @@ class Reporter:
         self._starting = threading.Lock()
         self._stopped = False
         self._in_call: tuple[float, Device | None] | None = None
+        self._hanging: tuple[Device, ...] = ()
 
     def start(self) -> None:
         """Be collected from now on."""
         self._stopped = False
         absolute.observe(self, self._metrics)
+        if self._uncollected:
+            _logger.warning(
+                "no metrics are sent, so there are no GPU readings: give metrics_endpoint=; what operations with gpu= "
+                "use is still on their spans"
+            )
         hooks.add_hook(self._hook)
 
     def stop(self) -> None:
@@ -104,9 +112,15 @@ class Reporter:
 
     @property
     def readings(self) -> Sequence[Reading]:
-        """The last reading of every device that is not too old."""
-        oldest = time.monotonic() - _STALE_INTERVALS * self._interval
-        return [reading for reading in [*self._readings.values()] if reading.taken >= oldest]
+        """The last reading of every device that is not too old; one whose call hangs has failed."""
+        now = time.monotonic()
+        hanging = {device.identity.uuid for device in self._hanging if device.busy}
+        found = [Reading(device.identity, "failed", now) for device in self._hanging if device.busy]
+        oldest = now - _STALE_INTERVALS * self._interval
+        for uuid, reading in [*self._readings.items()]:
+            if reading.taken >= oldest and uuid not in hanging:
+                found.append(reading)
+        return found
 
     def points(self, metric: semconv.Metric) -> Iterator[tuple[float, Labels]]:
         """The points of ``metric`` as last read; nothing for what could not be read."""
@@ -139,6 +153,7 @@ class Reporter:
                     )
                     return
                 self._in_call = None
+                self._hanging = (*(one for one in self._hanging if one.busy), device)
                 self.driver.trouble.say(
                     (device, "hangs"),
                     "GPU %s: the driver has not answered for %.0f s; it is left out until it does",
@@ -232,7 +247,7 @@ class Reporter:
 
     def _lose_driver(self, error: NoDriverError) -> None:
         self.driver.trouble.say("driver", "GPU readings: none for now: %s", error)
-        self.driver.close()
+        self.driver.abandon()
         self._readings = {}
 
 

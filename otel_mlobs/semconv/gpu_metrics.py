@@ -82,7 +82,7 @@ GPU_LIFETIME_ERRORS: Final = Metric(
 GPU_LAST_XID: Final = Metric(
     "mlobs.gpu.last_xid",
     "gauge",
-    "1",
+    "{xid}",
     "The number of the last XID that was seen, as NVIDIA catalogues them; 0 for none.",
     GPU_LABELS,
 )
@@ -134,7 +134,7 @@ GPU_THROTTLED: Final = Metric(
     ),
 )
 GPU_PERFORMANCE_STATE: Final = Metric(
-    "mlobs.gpu.performance_state", "gauge", "1", "From 0, the fastest, to 15, the slowest.", GPU_LABELS
+    "mlobs.gpu.performance_state", "gauge", "{state}", "From 0, the fastest, to 15, the slowest.", GPU_LABELS
 )
 GPU_POWER_LIMIT: Final = Metric("mlobs.gpu.power_limit", "gauge", "W", "The power that it may draw.", GPU_LABELS)
 GPU_PAGES: Final = Metric(

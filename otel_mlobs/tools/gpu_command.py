@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 import time
 from collections import defaultdict, deque
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 _SETTLE_S = 0.2
 """Between the two readings of --once: what is measured over a stretch of time needs two."""
+_PATIENCE_S = 5.0
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _HISTORY = 30
 _GIB = 2**30
@@ -50,7 +52,7 @@ def run(options: argparse.Namespace) -> int:
     driver = Driver(only_visible=not options.all)
     try:
         if options.json or options.once or not sys.stdout.isatty():
-            readings = read_once(driver, settle=_SETTLE_S)
+            readings = _read(driver, _SETTLE_S)
             if options.json:
                 print(json.dumps([as_json(reading) for reading in readings], indent=2))
             else:
@@ -63,8 +65,34 @@ def run(options: argparse.Namespace) -> int:
     except NoDriverError as error:
         print(f"otel-mlobs gpu: {error}", file=sys.stderr)
         return 1
-    finally:
-        driver.close()
+
+
+def _read(driver: Driver, settle: float = 0.0) -> Sequence[Reading]:
+    """A reading of every device, in a thread that is left behind where the driver does not answer.
+
+    Raises:
+        NoDriverError: the driver cannot be used, or has not answered for five seconds.
+    """
+    found: list[Sequence[Reading]] = []
+    failed: list[Exception] = []
+
+    def read() -> None:
+        try:
+            found.append(read_once(driver, settle=settle))
+            driver.hear()
+        except Exception as error:  # noqa: BLE001 - raised again by whoever waits
+            failed.append(error)
+
+    thread = threading.Thread(target=read, daemon=True)
+    thread.start()
+    thread.join(_PATIENCE_S + settle)
+    if failed:
+        raise failed[0]
+    if not found:
+        raise NoDriverError(
+            f"the NVIDIA driver has not answered for {_PATIENCE_S:g} s: a GPU may have been lost (dmesg | grep -i xid)"
+        )
+    return found[0]
 
 
 def as_json(reading: Reading) -> dict[str, Any]:
@@ -135,8 +163,7 @@ def _live(driver: Driver, interval: float) -> int:
     busy: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=_HISTORY))
 
     def drawn() -> Table:
-        readings = read_once(driver)
-        driver.hear()
+        readings = _read(driver)
         shown = Table(caption="Ctrl-C ends", header_style="bold", box=None, pad_edge=False)
         for name in (*_COLUMNS, f"last {_HISTORY * interval:g} s"):
             shown.add_column(

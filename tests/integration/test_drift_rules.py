@@ -305,6 +305,8 @@ def test_prometheus_gives_the_names_that_the_rules_use(prometheus: Prometheus) -
             meter.create_counter(metric.name, metric.unit).add(1, attributes)
         elif metric.instrument == "gauge":
             meter.create_gauge(metric.name, metric.unit).set(1, attributes)
+        elif metric.instrument == "updowncounter":
+            meter.create_up_down_counter(metric.name, metric.unit).add(1, attributes)
         else:
             meter.create_histogram(metric.name, metric.unit).record(1, attributes)
         suffix = "_count" if metric.instrument == "histogram" else ""
