@@ -118,6 +118,24 @@ def test_an_interval_that_is_none_is_refused(interval: str, capsys: pytest.Captu
     assert "--interval must be a number from 0.1 to 3600" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("width", [60, 80, 100, 140])
+def test_a_narrow_terminal_gets_fewer_columns_and_whole_numbers(width: int) -> None:
+    """What is shown fits; which GPU, its state and what holds it down are always there."""
+    rows = [
+        (*gpu_command._COLUMNS, "last 30 s"),
+        ("0", "H100 80GB HBM3", "ok", "87%", "81%", "62%", "49%", "40.0/79.6 GiB", "412/700 W", "54 °C", "1965 MHz", "",
+         "▁" * 30),
+        ("1", "Tesla T4", "ok", "63%", "", "", "", "6.0/15.0 GiB", "48/70 W", "66 °C", "1590 MHz", "sw_power_cap",
+         "▁" * 30),
+    ]  # fmt: skip
+    kept = gpu_command.fitting(rows, width)
+    widths = [max(len(row[at]) for row in rows) for at in kept]
+    assert sum(widths) + 2 * (len(kept) - 1) <= width
+    assert {0, 2, 3, 11} <= set(kept)
+    assert kept == sorted(kept)
+    assert gpu_command.fitting(rows, 500) == list(range(13))
+
+
 def test_sparklines() -> None:
     """Eight heights; what is beyond 0 and 1 is drawn as those."""
     assert gpu_command.sparkline([0.0, 0.5, 1.0, -3.0, 7.0]) == "▁▅█▁█"

@@ -94,7 +94,7 @@ class SystemMetrics:
         self._lock = threading.Lock()  # the inherited one may be held by a thread that is not here
         if self._running:
             try:  # there is one of these in a process: made again, it finds the process that it is in
-                pass
+                type(self._instrumentor)(config=_asked(os.environ))
             except Exception as error:  # noqa: BLE001 - see start
                 self._running = False
                 guard.report("hardware", error)

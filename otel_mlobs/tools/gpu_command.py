@@ -27,6 +27,8 @@ _BLOCKS = "▁▂▃▄▅▆▇█"
 _HISTORY = 30
 _GIB = 2**30
 _STYLES = {"ok": "green", "degraded": "yellow", "failed": "red"}
+_LEFT_OUT_FIRST = (12, 10, 6, 5, 9, 4, 1, 8)
+"""Columns by position: the sparkline first; which GPU, its state and what holds it down stay."""
 _COLUMNS = ("GPU", "model", "state", "busy", "SM", "tensor", "DRAM", "memory", "power", "temp", "clock", "held down by")
 
 
@@ -148,6 +150,17 @@ def table(readings: Sequence[Reading]) -> list[str]:
     return ["  ".join(each[at].ljust(width) for at, width in zip(kept, widths, strict=True)).rstrip() for each in rows]
 
 
+def fitting(rows: Sequence[Sequence[str]], width: int) -> list[int]:
+    """The columns that fit into ``width`` characters: whole ones are left out, the least needed first, none is cut."""
+    kept = list(range(len(rows[0])))
+    widths = [max(len(each[at]) for each in rows) for at in kept]
+    for at in _LEFT_OUT_FIRST:
+        if sum(widths[each] + 2 for each in kept) - 2 <= width:
+            break
+        kept.remove(at)
+    return kept
+
+
 def sparkline(values: Sequence[float]) -> str:
     """Shares from 0 to 1 as a line of blocks."""
     most = len(_BLOCKS) - 1
@@ -156,29 +169,34 @@ def sparkline(values: Sequence[float]) -> str:
 
 def _live(driver: Driver, interval: float) -> int:
     try:
+        from rich.console import Console
         from rich.live import Live
         from rich.table import Table
     except ImportError as error:
         raise MissingExtraError("the live view", "gpu", "rich") from error
     busy: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=_HISTORY))
 
+    unicode = shows_unicode()
+    last = f"last {_HISTORY * interval:g} s"
+    console = Console()
+
     def drawn() -> Table:
-        readings = _read(driver)
-        shown = Table(caption="Ctrl-C ends", header_style="bold", box=None, pad_edge=False)
-        for name in (*_COLUMNS, f"last {_HISTORY * interval:g} s"):
-            shown.add_column(
-                name, no_wrap=name != "held down by", justify="right" if name in _COLUMNS[3:11] else "left"
-            )
-        for reading in readings:
+        rows = []
+        for reading in _read(driver):
             history = busy[reading.identity.uuid]
             history.append(reading.values.get("activity.sm", reading.values.get("utilization.general", 0.0)))
-            cells = row(reading)
-            line = sparkline([*history]) if shows_unicode() else ""
-            shown.add_row(*cells[:2], f"[{_STYLES[reading.state]}]{cells[2]}[/]", *cells[3:], line)
+            rows.append((*row(reading), sparkline([*history]) if unicode else ""))
+        shown = Table(caption="Ctrl-C ends", header_style="bold", box=None, pad_edge=False)
+        kept = fitting([(*_COLUMNS, last), *rows], console.width)
+        for at in kept:
+            shown.add_column((*_COLUMNS, last)[at], no_wrap=True, justify="right" if 3 <= at < 11 else "left")
+        for cells in rows:
+            colored = [f"[{_STYLES[cells[2]]}]{cells[at]}[/]" if at == 2 else cells[at] for at in kept]
+            shown.add_row(*colored)
         return shown
 
     # Not redirected: what rich puts in the place of standard output does not say what it can show
-    with Live(drawn(), auto_refresh=False, redirect_stdout=False) as live:
+    with Live(drawn(), console=console, auto_refresh=False, redirect_stdout=False) as live:
         while True:
             time.sleep(interval)
             live.update(drawn(), refresh=True)
