@@ -85,7 +85,7 @@ def _none_came_free(error: BaseException) -> bool:
         return False
     # A pool that does not wait finds its list empty; only newer versions have an error of its own for that
     reason = error.__cause__ or error.__context__
-    return isinstance(reason, (queue.Empty, asyncio.TimeoutError))
+    return isinstance(reason, (queue.Empty, asyncio.TimeoutError, IndexError))
 
 
 def _get(wrapped: Callable[..., Any], pool: Any, args: Any, kwargs: Any) -> Any:
