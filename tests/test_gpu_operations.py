@@ -60,7 +60,16 @@ def script(tmp_path: Path) -> Iterator[standin.Driver]:
         collect(reporter)
         with metered(made):
             yield made
-        module.stop()
+        stop()
+
+
+def stop() -> None:
+    """Report no more; afterwards no thread uses the driver."""
+    module.stop()
+    until = time.monotonic() + PATIENCE
+    while any(each.name.startswith("otel_mlobs-gpu") for each in threading.enumerate()):
+        assert time.monotonic() < until
+        time.sleep(0.005)
 
 
 def collect(reporter: Reporter) -> None:
@@ -174,7 +183,7 @@ def test_the_only_gpu_is_meant(tmp_path: Path, mlobs_telemetry: Telemetry) -> No
                 warm(True)
                 assert time.monotonic() < until
         assert attributes(mlobs_telemetry)["index"] == 0
-        module.stop()
+        stop()
 
 
 def test_a_driver_that_hangs_delays_no_operation(script: standin.Driver, mlobs_telemetry: Telemetry) -> None:
@@ -196,6 +205,7 @@ def test_a_driver_that_hangs_delays_no_operation(script: standin.Driver, mlobs_t
         ("0", TypeError, "got '0'"),
         (1.0, TypeError, "got 1.0"),
         (-1, ValueError, "got -1"),
+        (10**30, ValueError, "got 1000"),
     ],
 )
 def test_wrong_gpus_raise_at_decoration(value: Any, error: type[Exception], words: str) -> None:
@@ -268,6 +278,7 @@ def torch(monkeypatch: pytest.MonkeyPatch) -> Any:
     made.cuda = ModuleType("torch.cuda")
     made.cuda.is_initialized = lambda: True
     made.cuda.current_device = lambda: 1
+    made.cuda.is_current_stream_capturing = lambda: False
     made.cuda.Event = Event
     made.cuda.max_memory_allocated = lambda device: 1000 + device
     made.cuda.get_device_properties = lambda device: type(
@@ -299,6 +310,17 @@ def test_a_gpu_that_is_not_done_has_no_time(
         pass
     assert "time" not in attributes(mlobs_telemetry)
     assert attributes(mlobs_telemetry)["memory_peak"] == 1001
+
+
+def test_nothing_is_recorded_into_a_cuda_graph(script: standin.Driver, mlobs_telemetry: Telemetry, torch: Any) -> None:
+    """While the stream is captured neither an event is recorded nor asked for: that would break the capture."""
+    warm(1)
+    torch.cuda.is_current_stream_capturing = lambda: True
+    torch.cuda.Event = None
+    with mlobs.prediction(model="m", gpu=True):
+        time.sleep(0.05)
+    assert "time" not in attributes(mlobs_telemetry)
+    assert attributes(mlobs_telemetry)["index"] == 1
 
 
 def test_pytorch_that_has_not_begun_is_left_alone(
@@ -353,6 +375,48 @@ def test_a_framework_that_raises_costs_only_the_attributes(
     with pytest.raises(KeyError, match="theirs"), mlobs.prediction(model="m", gpu=True):
         raise KeyError("theirs")
     assert reporter._hook._operations == {}
+
+
+def test_before_the_first_collection_no_operation_touches_the_driver(
+    tmp_path: Path, mlobs_telemetry: Telemetry
+) -> None:
+    """Also where it is recorded and says which GPU."""
+    with standin.in_process(standin.Driver(tmp_path).device(0, standin.H100)) as script:
+        reporter = Reporter(0.2, None, "otel", only_visible=True)
+        module.use(reporter)
+        with mlobs.prediction(model="m", gpu=0):
+            time.sleep(0.1)
+        assert attributes(mlobs_telemetry) == {}
+        assert standin.calls(script.log) == []
+        stop()
+
+
+def test_stopping_ends_the_sampler_and_closes_its_driver(script: standin.Driver) -> None:
+    """As many ends as beginnings, and no thread left."""
+    warm(0)
+    warm(0)
+    stop()
+    called = [function for _, function, _ in standin.calls(script.log)]
+    begun = sum(function.startswith("nvmlInit") for function in called)
+    assert begun == 2
+    assert called.count("nvmlShutdown") == begun
+
+
+def test_operations_that_are_never_left_are_bounded(
+    script: standin.Driver, mlobs_telemetry: Telemetry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The oldest are forgotten."""
+    from otel_mlobs.hardware import on_operations
+
+    monkeypatch.setattr(on_operations, "_MOST_RUNNING", 10)
+    entered = [mlobs.prediction(model="lost", gpu=0) for _ in range(30)]
+    for each in entered:
+        each.__enter__()
+    reporter: Any = module.current()
+    assert len(reporter._hook._operations) == 10
+    assert len(reporter._hook._sampler._spans) == 10
+    for each in reversed(entered):
+        each.__exit__(None, None, None)
 
 
 # -- between samples

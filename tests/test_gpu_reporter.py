@@ -345,6 +345,34 @@ def test_absurd_answers_are_no_points(script: standin.Driver) -> None:
         assert {labels["hw.name"] for _, labels in found["mlobs.gpu.performance_state"]} == {"1"}
 
 
+def test_an_absurd_integer_keeps_nothing_from_being_sent(script: standin.Driver) -> None:
+    """2^64 - 1, which stands for "not available", has no point: OTLP could not hold it, nor then anything beside it."""
+    script.set({"0.ecc.1.0": 2**64 - 1, "0.field.197": 2**64 - 1})
+    with reporting() as reporter:
+        assert eventually(lambda: power(reporter) == BOTH)
+        found = collect(reporter)
+        assert all(value < 2**63 for each in found.values() for value, _ in each)
+        kinds = {labels["error.type"] for _, labels in found["hw.errors"] if labels["hw.name"] == "0"}
+        assert kinds == {"ecc_corrected", "xid"}
+
+
+def test_a_hardware_xid_is_not_covered_by_an_applications(script: standin.Driver) -> None:
+    """48 and then 31: the device stays degraded."""
+    with reporting() as reporter:
+        assert eventually(lambda: power(reporter) == BOTH)
+        script.set({"0.xid": "48,31"})
+        assert eventually(lambda: _xids(reporter) == (2, "degraded"))
+
+
+def test_a_name_that_is_no_text_costs_only_its_gpu(script: standin.Driver, caplog: pytest.LogCaptureFixture) -> None:
+    """The others are read, and keep their numbers."""
+    script.path.write_bytes(script.path.read_bytes().replace(b"0.name NVIDIA H100 80GB HBM3", b"0.name NVIDIA \xff"))
+    with reporting() as reporter:
+        assert eventually(lambda: power(reporter) == {"1": 48.21})
+        (line,) = said(caplog)
+        assert line.startswith("GPU 0 cannot be read: 'utf-8' codec")
+
+
 # -- when, and by whom
 
 
@@ -575,6 +603,68 @@ def test_without_a_place_each_reports_and_says_so(
         (line,) = said(caplog)
         assert "nothing here is yours" in line
         assert "XDG_RUNTIME_DIR" in line
+
+
+def test_a_lock_whose_file_was_removed_is_won_anew(home: Path) -> None:
+    """By one of them: who held it sees that what it holds is no longer what others would lock."""
+    held = Election("removed")
+    assert held.stand()
+    path = election.place() / f"gpu-{held._name}.lock"
+    path.unlink()
+    assert held.stand()
+    assert path.exists()
+    assert os.fstat(held._file or 0).st_ino == path.stat().st_ino
+    held.resign()
+    assert not held.stand()
+
+
+def test_stopping_amid_a_hanging_call_gives_the_lock_back(
+    script: standin.Driver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At once, and for good: the thread that hangs does not stand again when it returns."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    script.set({"0.delay.nvmlDeviceGetPowerUsage": 1})
+    chosen = Election("hanging")
+    made = Reporter(INTERVAL, chosen, "otel", only_visible=True)
+    collect(made)
+    assert eventually(lambda: any(each[1] == "nvmlDeviceGetPowerUsage" for each in standin.calls(script.log)))
+    assert chosen.won
+    made.stop()
+    assert not chosen.won
+    assert eventually(lambda: not threads())
+    assert not chosen.won
+
+
+def test_a_user_without_a_home_has_the_runtime_directory(
+    home: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And without that no place, which is said; relative paths are none."""
+
+    def nobody(self: Path) -> Path:
+        if str(self).startswith("~"):
+            raise RuntimeError("Could not determine home directory.")
+        return self
+
+    monkeypatch.setattr(Path, "expanduser", nobody)
+    with pytest.raises(NoPlaceError, match="home directory"):
+        election.place()
+    runtime = home / "run"
+    runtime.mkdir(mode=0o700)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
+    assert election.place() == runtime / "otel-mlobs"
+    monkeypatch.setenv("XDG_RUNTIME_DIR", "run")
+    with pytest.raises(NoPlaceError, match="not absolute"):
+        election.place()
+
+
+def test_too_many_open_files_are_no_reason_to_report_beside_others(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It passes: the next interval tries again."""
+
+    def refused(*_: object) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(election.os, "open", refused)
+    assert Election("full").stand() is False
 
 
 def test_two_in_one_place_of_different_names(home: Path) -> None:

@@ -56,6 +56,8 @@ class History:
             if near is None or abs(moment - near.time) > _TOO_OLD_S:
                 return None
             return near.joules + near.watts * (moment - near.time)
+        if after.time - before.time > _TOO_OLD_S:
+            return None
         share = (moment - before.time) / (after.time - before.time)
         return before.joules + share * (after.joules - before.joules)
 
@@ -78,9 +80,9 @@ class Span:
         """What was used until ``ended``; None where the samples do not tell."""
         self.settle(history)
         last = history.at(ended)
-        if self._joules is None or last is None:
+        if self._joules is None or last is None or last < self._joules:  # the counter has begun again
             return None
-        return max(0.0, last - self._joules)
+        return last - self._joules
 
 
 class Sampler:
@@ -88,18 +90,30 @@ class Sampler:
 
     Args:
         open: gets ready to sample; false where that cannot be done now.
-        sample: reads a device's counter; None where it has none. Both are called in the sampler's thread only.
+        sample: reads a device's counter; None where it has none.
+        close: is done with it. All are called in the sampler's thread only.
     """
 
-    def __init__(self, open: Callable[[], bool], sample: Callable[[int], Sample | None]) -> None:  # noqa: A002 - as it is
+    def __init__(
+        self,
+        open: Callable[[], bool],  # noqa: A002 - as it is
+        sample: Callable[[int], Sample | None],
+        close: Callable[[], None],
+    ) -> None:
         self._open = open
         self._sample = sample
+        self._close = close
         self._histories: dict[int, History] = {}
         self._spans: set[Span] = set()
         self._lock = threading.Lock()
         self._wake = threading.Event()
         self._running = False
-        self._until = 0.0
+        self._stopped = False
+
+    def stop(self) -> None:
+        """Let the thread end."""
+        self._stopped = True
+        self._wake.set()
 
     def begin(self, device: int) -> Span:
         """Watch ``device`` from now on."""
@@ -134,7 +148,7 @@ class Sampler:
     def _run(self) -> None:
         idle_since: float | None = None
         asked: set[int] = set()
-        while True:
+        while not self._stopped:
             self._wake.clear()
             with self._lock:
                 spans = [*self._spans]
@@ -146,7 +160,8 @@ class Sampler:
                 idle_since = now
             elif now - idle_since > _LINGERS_S:
                 asked.clear()
-                self._wake.wait()
+                if not self._stopped:
+                    self._wake.wait()
                 continue
             try:
                 if self._open():
@@ -159,3 +174,4 @@ class Sampler:
             for span in spans:
                 span.settle(self._histories[span.device])
             time.sleep(_EVERY_S)
+        self._close()

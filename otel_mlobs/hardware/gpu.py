@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from typing import TYPE_CHECKING
 
 from otel_mlobs.hardware import dcgm, reporter, visible
@@ -18,6 +20,7 @@ DCGM_NAMES = tuple(dcgm.SOURCES)
 
 
 _settings: Settings | None = None
+_lock = threading.RLock()
 
 
 def start(settings: Settings | None) -> None:
@@ -25,6 +28,11 @@ def start(settings: Settings | None) -> None:
 
     Where that was said already it changes nothing, unless there are settings now and were none then.
     """
+    with _lock:
+        _start(settings)
+
+
+def _start(settings: Settings | None) -> None:
     global _settings  # noqa: PLW0603 - of the one reporter of this process
     if reporter.current() is not None and settings in (None, _settings):
         return
@@ -49,4 +57,14 @@ def _name(settings: Settings | None) -> str:
 
 def stop() -> None:
     """Report no more."""
-    reporter.stop()
+    with _lock:
+        reporter.stop()
+
+
+def _after_fork_in_child() -> None:
+    global _lock  # noqa: PLW0603 - the inherited one may be held by a thread that is not here
+    _lock = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

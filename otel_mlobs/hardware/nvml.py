@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 _logger = logging.getLogger("otel_mlobs")
 
 _XIDS_AT_ONCE = 64
+_MOST_GPUS = 1024
+_LARGEST = 2.0**63
+"""No reading reaches it: NVML's "not available" is 2^64 - 1, and OTLP has no such integers."""
 _MOST_MIGS = 16
 
 
@@ -51,7 +54,9 @@ class Trouble:
 class Device:
     """One GPU or MIG instance, and what it is asked for: what it does not support is not asked again."""
 
-    def __init__(self, nvml: Any, handle: Any, identity: Identity, parent: Any, trouble: Trouble) -> None:
+    def __init__(
+        self, nvml: Any, handle: Any, identity: Identity, parent: Any, trouble: Trouble, *, gpm: bool = True
+    ) -> None:
         self.identity = identity
         self.busy = False
         """Whether a thread is within a call on it."""
@@ -61,6 +66,7 @@ class Device:
         self._handle = handle
         self._trouble = trouble
         self._lost = False
+        self._wants_gpm = gpm
         self._probe(handle if parent is None else parent)
 
     def _probe(self, gpu: Any) -> None:
@@ -79,7 +85,7 @@ class Device:
 
     def _make_gpm(self, gpu: Any) -> readers.Gpm | None:
         try:
-            if readers.Gpm.supported(self._nvml, gpu):
+            if self._wants_gpm and readers.Gpm.supported(self._nvml, gpu):
                 return readers.Gpm(self._nvml, gpu, self.identity.instance)
         except self._nvml.NVMLError:
             pass
@@ -110,7 +116,7 @@ class Device:
         if self._lost:
             self._lost = False
             self.last_xid = 0
-            self._trouble.end((self, "lost"), "GPU %s answers again", self.identity.name)
+            self._trouble.end((self.identity.uuid, "lost"), "GPU %s answers again", self.identity.name)
         return Reading(self.identity, self._state(values), taken, self._xid_values(values))
 
     def energy(self) -> tuple[float, float] | None:
@@ -144,18 +150,20 @@ class Device:
             _raise_if_gone(nvml, error)
             if error.value in (nvml.NVML_ERROR_GPU_IS_LOST, nvml.NVML_ERROR_RESET_REQUIRED):
                 raise _LostError(str(error)) from error
-            self._trouble.say((self, name), "GPU %s: the driver cannot say %s now: %s", self.identity.name, name, error)
+            self._trouble.say(
+                (self.identity.uuid, name), "GPU %s: the driver cannot say %s now: %s", self.identity.name, name, error
+            )
         except Exception as error:  # noqa: BLE001 - a driver of another time may answer what nobody expects
             self._forget(name)
             self._trouble.say(
-                (self, name),
+                (self.identity.uuid, name),
                 "GPU %s: what the driver says of %s is not understood: %r",
                 self.identity.name,
                 name,
                 error,
             )
         else:
-            self._trouble.end((self, name), "GPU %s: the driver says %s again", self.identity.name, name)
+            self._trouble.end((self.identity.uuid, name), "GPU %s: the driver says %s again", self.identity.name, name)
 
     def _forget(self, name: str) -> None:
         self._readers.pop(name, None)
@@ -165,7 +173,7 @@ class Device:
     def _lose(self, error: object) -> None:
         self._lost = True
         self._trouble.say(
-            (self, "lost"),
+            (self.identity.uuid, "lost"),
             "GPU %s (%s) has been lost: %s. Look for XID in dmesg; it may need a reset or a reboot. The others are "
             "still read",
             self.identity.name,
@@ -176,7 +184,7 @@ class Device:
     def _xid_values(self, values: dict[str, float]) -> dict[str, float]:
         if self.identity.parent is None:
             values["xids"], values["xid.last"] = self.xids, self.last_xid
-        return {key: value for key, value in values.items() if math.isfinite(value)}
+        return {key: value for key, value in values.items() if math.isfinite(value) and abs(value) < _LARGEST}
 
     def _state(self, values: dict[str, float]) -> State:
         if self.last_xid == 79:
@@ -200,7 +208,7 @@ class _LostError(Exception):
 
 
 def _raise_if_gone(nvml: Any, error: Any) -> None:
-    if error.value in (
+    if getattr(error, "value", None) in (
         nvml.NVML_ERROR_UNINITIALIZED,
         nvml.NVML_ERROR_DRIVER_NOT_LOADED,
         nvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH,
@@ -273,9 +281,9 @@ class Driver:
             raise
 
     def _found(self, nvml: Any) -> tuple[Device, ...]:
-        driver = nvml.nvmlSystemGetDriverVersion()
+        driver = _optional(nvml, nvml.nvmlSystemGetDriverVersion) or ""
         known: list[tuple[Any, Identity, Any]] = []
-        for index in range(nvml.nvmlDeviceGetCount()):
+        for index in range(min(nvml.nvmlDeviceGetCount(), _MOST_GPUS)):
             try:
                 handle = nvml.nvmlDeviceGetHandleByIndex(index)
                 gpu = Identity(
@@ -285,7 +293,7 @@ class Driver:
                     driver=driver,
                     bus=getattr(_optional(nvml, nvml.nvmlDeviceGetPciInfo, handle), "busId", ""),
                 )
-            except nvml.NVMLError as error:
+            except (nvml.NVMLError, UnicodeDecodeError) as error:
                 _raise_if_gone(nvml, error)
                 self.trouble.say(("index", index), "GPU %s cannot be read: %s. The others are", index, error)
                 known.append((None, Identity("", index, "", driver), None))  # it has its place in the count
@@ -301,7 +309,9 @@ class Driver:
         if entries is not None:  # who may use a GPU may use its instances
             chosen = {identity.uuid for _, identity, _ in picked}
             picked += [each for each in known if each[1].parent in chosen and each[1].uuid not in chosen]
-        return tuple(Device(nvml, handle, identity, gpu, self.trouble) for handle, identity, gpu in picked)
+        return tuple(
+            Device(nvml, handle, identity, gpu, self.trouble, gpm=self._reports) for handle, identity, gpu in picked
+        )
 
     def _listen(self, nvml: Any) -> None:
         """Ask to be told of XIDs."""
@@ -365,7 +375,7 @@ class Driver:
 
     def _names(self, nvml: Any) -> list[str]:
         names = []
-        for index in range(nvml.nvmlDeviceGetCount()):
+        for index in range(min(nvml.nvmlDeviceGetCount(), _MOST_GPUS)):
             handle = _optional(nvml, nvml.nvmlDeviceGetHandleByIndex, index)
             if handle is None:
                 names.append("")
@@ -422,17 +432,17 @@ def _migs(nvml: Any, handle: Any, gpu: Identity) -> list[tuple[Any, Identity]]:
                 instance=nvml.nvmlDeviceGetGpuInstanceId(each),
                 profile=name.rpartition("MIG ")[2] if "MIG " in name else None,
             )
-        except nvml.NVMLError:
+        except (nvml.NVMLError, UnicodeDecodeError):
             continue
         found.append((each, mig))
     return found
 
 
 def _optional(nvml: Any, call: Callable[..., Any], *arguments: Any) -> Any:
-    """The answer of ``call``, None where there is none."""
+    """The answer of ``call``, None where there is none, or none that can be read."""
     try:
         return call(*arguments)
-    except nvml.NVMLError:
+    except (nvml.NVMLError, UnicodeDecodeError):
         return None
 
 

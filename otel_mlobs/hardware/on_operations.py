@@ -22,6 +22,7 @@ _logger = logging.getLogger("otel_mlobs")
 
 _TRY_AGAIN_S = 30.0
 _MOST_SAID = 10
+_MOST_RUNNING = 1_000
 
 
 class _Running:
@@ -57,7 +58,9 @@ class Framework:
         return None
 
     def clock(self) -> Any:
-        """An event recorded now, in the current stream."""
+        """An event recorded now, in the current stream; None while that is captured for a CUDA graph."""
+        if self.name == "torch" and self._module.cuda.is_current_stream_capturing():
+            return None
         make = self._module.cuda.Event
         event = make(enable_timing=True) if self.name == "torch" else make()
         event.record()
@@ -65,7 +68,9 @@ class Framework:
 
     def seconds(self, began: Any) -> float | None:
         """Time between the event ``began`` and now, as the device sees it; None where it is not there yet."""
-        ended = self.clock()
+        ended = None if began is None else self.clock()
+        if ended is None:
+            return None
         if self.name == "torch":
             return began.elapsed_time(ended) / 1000 if ended.query() else None
         return float(self._module.cuda.get_elapsed_time(began, ended)) / 1000 if ended.done else None
@@ -101,8 +106,8 @@ class OnOperations:
         self._start_empty()
 
     def _start_empty(self) -> None:
-        self._driver = Driver(reports=False)
-        self._sampler = Sampler(self._open, self._sample)
+        driver = Driver(reports=False)
+        self._sampler = Sampler(lambda: self._open(driver), lambda index: self._sample(driver, index), driver.close)
         self._operations: dict[int, _Running] = {}
         self._identities: tuple[Identity, ...] | None = None
         self._by_device: dict[int, int | None] = {}
@@ -111,6 +116,11 @@ class OnOperations:
 
     def start_afresh(self) -> None:
         """In a forked child: no thread is here, and the driver's handles are the parent's."""
+        self._start_empty()
+
+    def stop(self) -> None:
+        """Let the sampler's thread end, and the driver be closed by it."""
+        self._sampler.stop()
         self._start_empty()
 
     def on_start(self, operation: Operation) -> None:
@@ -125,6 +135,10 @@ class OnOperations:
             operation.set_attribute(semconv.GPU_INDEX, index)
             running.began = self._sampler.begin(index)
         self._operations[id(operation)] = running
+        if len(self._operations) > _MOST_RUNNING:  # some were never left
+            lost = self._operations.pop(next(iter(self._operations)))
+            if lost.began is not None:
+                self._sampler.end(lost.began)
 
     def on_end(self, operation: Operation, error: BaseException | None) -> None:  # noqa: ARG002 - as of every hook
         """Say what it used."""
@@ -178,24 +192,24 @@ class OnOperations:
 
     # -- in the sampler's thread
 
-    def _open(self) -> bool:
-        if self._driver.is_open:
+    def _open(self, driver: Driver) -> bool:
+        if driver.is_open:
             return True
         if time.monotonic() < self._try_at:
             return False
         try:
-            self._driver.open()
+            driver.open()
         except NoDriverError:  # the reporter says it
             self._try_at = time.monotonic() + _TRY_AGAIN_S
             return False
-        self._identities = tuple(device.identity for device in self._driver.devices if device.identity.parent is None)
+        self._identities = tuple(device.identity for device in driver.devices if device.identity.parent is None)
         return True
 
-    def _sample(self, index: int) -> Sample | None:
-        found = next((device for device in self._driver.devices if device.identity.index == index), None)
+    def _sample(self, driver: Driver, index: int) -> Sample | None:
+        found = next((device for device in driver.devices if device.identity.index == index), None)
         try:
             read = None if found is None else found.energy()
         except NoDriverError:
-            self._driver.abandon()
+            driver.abandon()
             return None
         return None if read is None else Sample(time.monotonic(), *read)

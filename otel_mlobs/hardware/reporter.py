@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from otel_mlobs import semconv
 from otel_mlobs.hardware import dcgm, gpu_series
@@ -91,9 +92,12 @@ class Reporter:
         """Be collected no more, and let another process report."""
         absolute.forget(self)
         hooks.remove_hook(self._hook)
+        self._hook.stop()
         self._stopped = True
         self._runner = None
         self._readings = {}
+        if self._election is not None:
+            self._election.resign()
         self._wake.set()
 
     def start_afresh(self) -> None:
@@ -155,7 +159,7 @@ class Reporter:
                 self._in_call = None
                 self._hanging = (*(one for one in self._hanging if one.busy), device)
                 self.driver.trouble.say(
-                    (device, "hangs"),
+                    (device.identity.uuid, "hangs"),
                     "GPU %s: the driver has not answered for %.0f s; it is left out until it does",
                     device.identity.name,
                     time.monotonic() - since,
@@ -173,7 +177,7 @@ class Reporter:
     def _run(self, runner: object) -> None:
         failures = 0
         look_again = time.monotonic() + _LOOK_AGAIN_S
-        while self._runner is runner:
+        while self._runner is runner and not self._stopped:
             began = time.monotonic()
             try:
                 if self._elected():
@@ -193,10 +197,8 @@ class Reporter:
             wait = min(self._interval * 2 ** max(0, failures - 1), max(_LONGEST_WAIT_S, self._interval))
             self._wake.wait(max(0.0, began + wait - time.monotonic()))
             self._wake.clear()
-        if self._stopped and self._runner is None:
+        if self._stopped:
             self.driver.close()
-            if self._election is not None:
-                self._election.resign()
 
     def _elected(self) -> bool:
         if self._election is None:
@@ -214,6 +216,8 @@ class Reporter:
 
     def _pass(self, runner: object) -> None:
         driver = self.driver
+        if not driver.is_open and any(device.busy for device in self._hanging):
+            return  # it would be found anew, and hang anew
         self._in_call = (time.monotonic(), None)
         try:
             if not driver.is_open:
@@ -233,7 +237,9 @@ class Reporter:
             finally:
                 device.busy = False
             if self._runner is not runner:
-                driver.trouble.end((device, "hangs"), "GPU %s: the driver answers again", device.identity.name)
+                driver.trouble.end(
+                    (device.identity.uuid, "hangs"), "GPU %s: the driver answers again", device.identity.name
+                )
                 return
             if self._in_call is within:
                 self._in_call = None
@@ -241,14 +247,22 @@ class Reporter:
             self._read_at = reading.taken
 
     def _look_again(self) -> None:
-        if not any(device.busy for device in self.driver.devices) and self.driver.changed():
-            self.driver.close()
-            self._readings = {}
+        self._in_call = (time.monotonic(), None)
+        try:
+            if not any(device.busy for device in self.driver.devices) and self.driver.changed():
+                self.driver.close()
+                self._forget()
+        finally:
+            self._in_call = None
+
+    def _forget(self) -> None:
+        self._readings = {}
+        self._series, self._dcgm = gpu_series.Labelled(), dcgm.Labelled()  # of devices that may not come back
 
     def _lose_driver(self, error: NoDriverError) -> None:
         self.driver.trouble.say("driver", "GPU readings: none for now: %s", error)
         self.driver.abandon()
-        self._readings = {}
+        self._forget()
 
 
 _reporter: Reporter | None = None
@@ -278,6 +292,9 @@ def stop() -> None:
 
 
 def _after_fork_in_child() -> None:
+    pynvml: Any = sys.modules.get("pynvml")
+    if pynvml is not None:  # a thread that is not here may have held it
+        pynvml.libLoadLock = threading.Lock()
     if _reporter is not None:
         _reporter.start_afresh()
 

@@ -27,7 +27,7 @@ def chosen(entries: Sequence[str] | None, uuids: Sequence[str]) -> tuple[int, ..
         return tuple(range(len(uuids)))
     found: list[int] = []
     for entry in entries:
-        if entry.isascii() and entry.isdigit():
+        if entry.isascii() and entry.isdigit() and len(entry) < 10:
             number = int(entry)
             which = [gpus[number]] if number < len(gpus) else []
         elif entry.startswith(("GPU-", "MIG-")):

@@ -30,7 +30,7 @@ _UNBOUNDED = 2**31
 """What redis-py takes for the most connections where nothing is said."""
 _PLAIN = (redis.ConnectionPool, redis.BlockingConnectionPool)
 _ASYNC = (redis.asyncio.ConnectionPool, redis.asyncio.BlockingConnectionPool)
-_wrapped: list[tuple[Any, Any]] = []
+_wrapped: list[tuple[Any, Any, Any]] = []
 
 
 def _sizes(pool: Any) -> pools.Sizes:
@@ -89,7 +89,7 @@ def _none_came_free(error: BaseException) -> bool:
 
 
 def _get(wrapped: Callable[..., Any], pool: Any, args: Any, kwargs: Any) -> Any:
-    name, began = _named(pool), perf_counter()
+    name, began = _named(pool) if _wrapped else None, perf_counter()
     try:
         connection = wrapped(*args, **kwargs)
     except BaseException as error:
@@ -100,7 +100,7 @@ def _get(wrapped: Callable[..., Any], pool: Any, args: Any, kwargs: Any) -> Any:
 
 
 async def _get_async(wrapped: Callable[..., Any], pool: Any, args: Any, kwargs: Any) -> Any:
-    name, began = _named(pool), perf_counter()
+    name, began = _named(pool) if _wrapped else None, perf_counter()
     try:
         connection = await wrapped(*args, **kwargs)
     except BaseException as error:
@@ -117,8 +117,9 @@ def instrument() -> None:
     for classes, wrapper in ((_PLAIN, _get), (_ASYNC, _get_async)):
         for each in classes:
             if "get_connection" in vars(each):  # else it is the other's
-                _wrapped.append((each, vars(each)["get_connection"]))
+                original = vars(each)["get_connection"]
                 wrap_function_wrapper(each, "get_connection", wrapper)
+                _wrapped.append((each, original, vars(each)["get_connection"]))
     _pools.start()
 
 
@@ -126,5 +127,6 @@ def uninstrument() -> None:
     """Put everything back as it was."""
     _pools.stop()
     while _wrapped:
-        owner, original = _wrapped.pop()
-        owner.get_connection = original
+        owner, original, ours = _wrapped.pop()
+        if vars(owner)["get_connection"] is ours:  # else somebody else's wrapper is around it: it stays
+            owner.get_connection = original

@@ -42,12 +42,15 @@ _pools = pools.Pools(_sizes)
 def _name(engine: Any) -> str:
     """Where it leads, without credentials; of a database in a file its name."""
     url = engine.url
-    database = PurePath(url.database).name if url.database and not url.host else url.database
-    where = f"{url.host}:{url.port}" if url.port else url.host
+    database = PurePath(url.database.partition("?")[0]).name if url.database and not url.host else url.database
+    host = (url.host or "").rpartition("@")[2]  # a password with an @ in it ends, for SQLAlchemy, at that
+    where = f"{host}:{url.port}" if url.port else host
     return "/".join(part for part in (where, database) if part) or url.get_backend_name()
 
 
 def _connect(wrapped: Callable[..., Any], engine: Any, args: Any, kwargs: Any) -> Any:
+    if not _original:  # somebody else's wrapper is around this one: it stays, and counts nothing
+        return wrapped(*args, **kwargs)
     try:
         name: str | None = _pools.name(engine.pool, lambda: _name(engine))
     except Exception as error:  # noqa: BLE001 - the caller gets its connection all the same
@@ -76,8 +79,9 @@ def instrument() -> None:
     """Count from now on, for engines that there are and those to come."""
     if _original:
         return
-    _original.append(vars(Engine)["raw_connection"])
+    original = vars(Engine)["raw_connection"]
     wrap_function_wrapper(Engine, "raw_connection", _connect)
+    _original.append((original, vars(Engine)["raw_connection"]))
     _pools.start()
 
 
@@ -85,4 +89,6 @@ def uninstrument() -> None:
     """Put everything back as it was."""
     _pools.stop()
     while _original:
-        Engine.raw_connection = _original.pop()  # type: ignore[method-assign]
+        original, ours = _original.pop()
+        if vars(Engine)["raw_connection"] is ours:
+            Engine.raw_connection = original  # type: ignore[method-assign]

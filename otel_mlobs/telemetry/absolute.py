@@ -32,6 +32,9 @@ class Source(Protocol):
         """The values and labels of ``metric`` as last read; nothing for what cannot be read."""
 
 
+_LARGEST = 2.0**63
+"""A point beyond, which is no number or which OTLP cannot hold as one, would keep all others from being sent."""
+
 _lock = threading.RLock()
 _made: set[str] = set()
 _sources: dict[str, tuple[Source, ...]] = {}
@@ -74,7 +77,11 @@ def _callback(metric: semconv.Metric) -> Callable[[CallbackOptions], Iterable[Ob
     def read(_options: CallbackOptions) -> Iterator[Observation]:
         for source in _sources[metric.name]:
             try:
-                found = [Observation(value, labels) for value, labels in source.points(metric)]
+                found = [
+                    Observation(value, labels)
+                    for value, labels in source.points(metric)
+                    if -_LARGEST < value < _LARGEST
+                ]
             except Exception as error:  # noqa: BLE001 - one source's trouble is not another's
                 guard.report("hardware", error)
                 continue

@@ -73,6 +73,9 @@ def checked_reading(
     return Reading(timestamp, None if objective is None else seconds("objective", objective), default)
 
 
+_MOST_GPUS = 1024
+
+
 def checked_gpu(value: object) -> int | Literal["current"] | None:
     """Which GPU an operation uses: None where that is not asked, "current" where the framework in use says it."""
     if value is None or value is False:
@@ -81,7 +84,7 @@ def checked_gpu(value: object) -> int | Literal["current"] | None:
         return "current"
     if not isinstance(value, int):
         raise TypeError(f"gpu must be true, false, or the number of a GPU as nvidia-smi counts, got {value!r}")
-    if value < 0:
+    if not 0 <= value < _MOST_GPUS:
         raise ValueError(f"gpu must be the number of a GPU, from 0, got {value!r}")
     return value
 
