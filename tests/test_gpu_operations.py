@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import nvml_standin as standin
 import pytest
+from gpu_threads import PATIENCE_S, all_have_ended
 from receiver import Receiver, attributes_of, run
 
 import otel_mlobs as mlobs
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from otel_mlobs.testing import Telemetry
 
 WATTS = (400, 60)
-PATIENCE = 20.0
 
 
 @contextmanager
@@ -66,10 +66,7 @@ def script(tmp_path: Path) -> Iterator[standin.Driver]:
 def stop() -> None:
     """Report no more; afterwards no thread uses the driver."""
     module.stop()
-    until = time.monotonic() + PATIENCE
-    while any(each.name.startswith("otel_mlobs-gpu") for each in threading.enumerate()):
-        assert time.monotonic() < until
-        time.sleep(0.005)
+    assert all_have_ended()
 
 
 def collect(reporter: Reporter) -> None:
@@ -128,9 +125,9 @@ def test_operations_that_overlap_say_so(script: standin.Driver, mlobs_telemetry:
 
         def work(gpu: int) -> None:
             with mlobs.prediction(model="overlap", gpu=gpu):
-                ready.wait(PATIENCE)
+                ready.wait(PATIENCE_S)
                 time.sleep(0.05)
-                ready.wait(PATIENCE)
+                ready.wait(PATIENCE_S)
 
         threads = [threading.Thread(target=work, args=(gpu,)) for gpu in gpus]
         for thread in threads:
@@ -178,7 +175,7 @@ def test_the_only_gpu_is_meant(tmp_path: Path, mlobs_telemetry: Telemetry) -> No
         module.use(reporter)
         collect(reporter)
         with metered(script):
-            until = time.monotonic() + PATIENCE
+            until = time.monotonic() + PATIENCE_S
             while "energy" not in attributes(mlobs_telemetry) if mlobs_telemetry.spans else True:
                 warm(True)
                 assert time.monotonic() < until
