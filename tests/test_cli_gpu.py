@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import nvml_standin as standin
@@ -158,9 +159,12 @@ def live(driver: standin.Driver, prelude: str = "") -> tuple[str, int]:
                     drawn += os.read(primary, 65_536)
                 except OSError:  # the other end is closed
                     break
-        if process.poll() is None:
-            process.send_signal(signal.SIGINT)
-        process.wait(20)
+        for _ in range(10):  # one that comes amid a finaliser is lost, as anywhere in Python
+            if process.poll() is None:
+                process.send_signal(signal.SIGINT)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(2)
+                break
     finally:
         process.kill()
         os.close(primary)

@@ -35,15 +35,13 @@ def serve(
     (port,) = free_ports(1)
     options = ["--workers", str(WORKERS), "--worker-class", "gthread", "--threads", "4", "--keep-alive", "60"]
     command = [sys.executable, "-m", "gunicorn", *options, "--bind", f"127.0.0.1:{port}"]
-    says_ready = not (folder / "gunicorn.conf.py").exists()
-    if says_ready:
-        command += ["--config", str(Path(__file__).parent / "apps" / "ready.py")]
+    command += ["--config", str(Path(__file__).parent / "apps" / "ready.py")]
     command += ["--graceful-timeout", str(int(PATIENCE)), *(["--preload"] if preload else []), application]
     ready = Path(tempfile.mkdtemp())
     process = start("gunicorn", command, cwd=folder, env={**ROOMY, **environment, "WORKERS_READY": str(ready)})
     process.wait_for_port(port)
-    if says_ready:  # one that still imports gets nothing of the traffic, and would be missed
-        wait_until("all workers to be there", lambda: len([*ready.iterdir()]) >= WORKERS)
+    # One that still imports gets nothing of the traffic, and would be missed
+    wait_until("all workers to be there", lambda: len([*ready.iterdir()]) >= WORKERS)
     return process, port
 
 
