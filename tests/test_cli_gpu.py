@@ -11,7 +11,6 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import nvml_standin as standin
@@ -151,20 +150,19 @@ def live(driver: standin.Driver, prelude: str = "") -> tuple[str, int]:
         [sys.executable, "-c", program], stdin=secondary, stdout=secondary, stderr=secondary, env=environ
     )
     os.close(secondary)
-    drawn, until = b"", time.monotonic() + 20
+    drawn, until, asked = b"", time.monotonic() + 20, False
     try:
-        while drawn.count("▇".encode()) < 3 and process.poll() is None and time.monotonic() < until:
-            if select.select([primary], [], [], 0.2)[0]:
+        # To the end: who writes to a terminal that nobody reads waits for ever
+        while time.monotonic() < until:
+            if drawn.count("▇".encode()) >= 3 and not asked:
+                process.send_signal(signal.SIGINT)
+                asked = True
+            if select.select([primary], [], [], 0.05)[0]:
                 try:
                     drawn += os.read(primary, 65_536)
                 except OSError:  # the other end is closed
                     break
-        for _ in range(10):  # one that comes amid a finaliser is lost, as anywhere in Python
-            if process.poll() is None:
-                process.send_signal(signal.SIGINT)
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(2)
-                break
+        process.wait(20)
     finally:
         process.kill()
         os.close(primary)
