@@ -461,6 +461,24 @@ def test_a_span_that_ends_within_the_lock_is_taken() -> None:
     assert set(process.kept()) == {"ranking", "root"}
 
 
+def test_a_decision_within_a_span_that_ends_leaves_all_in_order() -> None:
+    """A signal handler that ends the request's root while one of its spans is being put down."""
+    process = Process()
+    root = process.span("root")
+    root.set_status(StatusCode.ERROR)
+
+    class Interrupted(list[ReadableSpan]):
+        def append(self, span: ReadableSpan) -> None:
+            super().append(span)
+            root.end(MS)
+
+    root.get_span_context().trace_state.spans = Interrupted()
+    process.operation("ranking", root).end(MS)
+    assert sorted(process.kept()) == ["ranking", "root"]
+    assert process.processor._held == 0
+    assert not process.processor._undecided
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 def test_a_child_begins_with_nothing_and_a_free_lock() -> None:
     """Each process sends what ended in it, once, though another thread held the lock at the fork."""

@@ -301,14 +301,16 @@ class TailProcessor(SpanProcessor):
     def _decide(self, local: LocalTrace, reason: str | None, why_not: str = ORDINARY) -> None:
         """Keep the trace for ``reason``, or drop it; hand on what was held. A second decision changes nothing."""
         kept = reason is not None
+        key = id(local)
         with self._lock:
+            self._undecided.pop(key, None)
             if local.kept is not None:
                 return
             local.reason = reason
             local.kept = kept
             spans, local.spans = local.spans, []
-            if self._undecided.pop(id(local), None) is not None:
-                self._held -= len(spans)
+            number = len(spans)
+            self._held -= number
         self._decisions.add(kept, reason or why_not)
         if kept:
             for span in spans:
@@ -317,15 +319,17 @@ class TailProcessor(SpanProcessor):
     def _hold(self, local: LocalTrace, span: ReadableSpan) -> bool:
         """Hold the span; false where the trace was decided meanwhile."""
         now = self._clock()
+        key = id(local)
+        # So that a signal handler or finaliser of this thread that decides in between finds all in order.
         with self._lock:
             if local.kept is not None:
                 return False
-            if not local.spans:
-                local.held_since = now
-                self._undecided[id(local)] = local
-            local.spans.append(span)
             self._held += 1
-            oldest = next(iter(self._undecided.values()))
+            local.spans.append(span)
+            if local.kept is None and key not in self._undecided:
+                local.held_since = now
+                self._undecided[key] = local
+            oldest = next(iter(self._undecided.values()), local)
             overdue = self._held > self._max_spans or now - oldest.held_since > self._max_age
         if overdue:
             self._decide_overdue(now)
