@@ -194,12 +194,14 @@ def main() -> int:
     parser.add_argument("--mode", choices=MODES, help="one way only, in this process")
     parser.add_argument("--rounds", type=int, default=101)
     parser.add_argument("--calls", type=int, default=100, help="requests in a round")
+    parser.add_argument("--quick", action="store_true", help="11 rounds: a look, not a result")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers to this file")
     args = parser.parse_args()
+    rounds = 11 if args.quick else args.rounds
     if args.mode:
-        rows = measure(variants(args.mode), rounds=args.rounds, n=args.calls)
+        rows = measure(variants(args.mode), rounds=rounds, n=args.calls)
     else:
-        rows = one_table([run_in_process(mode, rounds=args.rounds, n=args.calls) for mode in MODES])
+        rows = one_table([run_in_process(mode, rounds=rounds, n=args.calls) for mode in MODES])
     print_table("A request of five spans", rows)
     if not args.mode:
         print(f"\nA held span takes {memory_of_held_spans():.0f} bytes; {MAX_SPANS:,} are held at most.")
