@@ -279,6 +279,13 @@ class Prometheus:
             folder / "prometheus.log",
         )
         self.process.wait_for(f"{self.url}/-/ready")
+        if alertmanager:  # it is discovered seconds later; alerts before that are dropped and sent again after a minute
+            wait_until("waiting for Prometheus to find the Alertmanager", self._alertmanagers)
+
+    def _alertmanagers(self) -> list[dict[str, str]]:
+        """The Alertmanagers that alerts are sent to."""
+        active: list[dict[str, str]] = get(f"{self.url}/api/v1/alertmanagers")["data"]["activeAlertmanagers"]
+        return active
 
     def ask(self, promql: str) -> list[tuple[dict[str, str], float]]:
         """The labels and value of every series of an instant query."""
