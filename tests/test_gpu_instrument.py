@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import nvml_standin
 import pytest
-from receiver import Receiver, run
+from gpu_threads import all_have_ended
+from receiver import run
 
 from otel_mlobs import instrument, uninstrument
 from otel_mlobs.hardware import gpu, reporter
@@ -27,6 +28,7 @@ def _nothing_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterato
     yield
     uninstrument()
     gpu.stop()
+    assert all_have_ended()
 
 
 def test_by_name_wherever_it_is() -> None:
@@ -145,32 +147,6 @@ COLLECT = """
                 time.sleep(0.01)
             return collect()
 """
-
-
-def test_dcgms_capitals_with_our_own_provider(tmp_path: Path) -> None:
-    """The names go out as dashboards ask for them, beside the others with "both", and without them with "dcgm"."""
-    driver = nvml_standin.Driver(tmp_path).device(0, nvml_standin.H100)
-    for names, others in (("dcgm", False), ("both", True)):
-        with Receiver() as receiver:
-            ran = run(
-                COLLECT
-                + """
-        mlobs.configure("gpu", metrics_endpoint=os.environ["TO"], gpu=True, gpu_names=os.environ["NAMES"],
-                        metric_interval=60)
-        read(mlobs.force_flush)
-        """,
-                env={
-                    **nvml_standin.env(driver),
-                    "TO": receiver.url,
-                    "NAMES": names,
-                    "XDG_RUNTIME_DIR": str(tmp_path),
-                },
-            )
-            assert ran.err == ""
-            found = receiver.metric_names()
-        assert {"DCGM_FI_DEV_GPU_TEMP", "DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION", "DCGM_FI_DEV_FB_USED"} <= found
-        assert not any(name.startswith("dcgm") for name in found)
-        assert ("hw.power" in found) is others
 
 
 def test_dcgms_names_with_somebody_elses_provider(tmp_path: Path) -> None:

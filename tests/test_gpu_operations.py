@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import nvml_standin as standin
 import pytest
+from gpu_threads import PATIENCE_S, all_have_ended, eventually, threads
+from opentelemetry import trace
 from receiver import Receiver, attributes_of, run
 
 import otel_mlobs as mlobs
 from otel_mlobs.hardware import reporter as module
-from otel_mlobs.hardware.energy import History, Sample
+from otel_mlobs.hardware.energy import History, Sample, Span
 from otel_mlobs.hardware.reporter import Reporter
 
 if TYPE_CHECKING:
@@ -26,7 +28,6 @@ if TYPE_CHECKING:
     from otel_mlobs.testing import Telemetry
 
 WATTS = (400, 60)
-PATIENCE = 20.0
 
 
 @contextmanager
@@ -66,10 +67,7 @@ def script(tmp_path: Path) -> Iterator[standin.Driver]:
 def stop() -> None:
     """Report no more; afterwards no thread uses the driver."""
     module.stop()
-    until = time.monotonic() + PATIENCE
-    while any(each.name.startswith("otel_mlobs-gpu") for each in threading.enumerate()):
-        assert time.monotonic() < until
-        time.sleep(0.005)
+    assert all_have_ended()
 
 
 def collect(reporter: Reporter) -> None:
@@ -128,15 +126,15 @@ def test_operations_that_overlap_say_so(script: standin.Driver, mlobs_telemetry:
 
         def work(gpu: int) -> None:
             with mlobs.prediction(model="overlap", gpu=gpu):
-                ready.wait(PATIENCE)
+                ready.wait(PATIENCE_S)
                 time.sleep(0.05)
-                ready.wait(PATIENCE)
+                ready.wait(PATIENCE_S)
 
-        threads = [threading.Thread(target=work, args=(gpu,)) for gpu in gpus]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        workers = [threading.Thread(target=work, args=(gpu,)) for gpu in gpus]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
         return [
             bool((span.attributes or {})["mlobs.gpu.energy_shared"]) for span in mlobs_telemetry.spans[-len(gpus) :]
         ]
@@ -178,7 +176,7 @@ def test_the_only_gpu_is_meant(tmp_path: Path, mlobs_telemetry: Telemetry) -> No
         module.use(reporter)
         collect(reporter)
         with metered(script):
-            until = time.monotonic() + PATIENCE
+            until = time.monotonic() + PATIENCE_S
             while "energy" not in attributes(mlobs_telemetry) if mlobs_telemetry.spans else True:
                 warm(True)
                 assert time.monotonic() < until
@@ -335,10 +333,9 @@ def test_pytorch_that_has_not_begun_is_left_alone(
     assert attributes(mlobs_telemetry) == {}
 
 
-def test_cupys_device_time_and_memory(
-    script: standin.Driver, mlobs_telemetry: Telemetry, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """By its runtime's current device, as NVML counts what is visible."""
+@pytest.fixture
+def cupy(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A CuPy that uses its first visible device."""
     made: Any = ModuleType("cupy")
     made.cuda = ModuleType("cupy.cuda")
     made.cuda.runtime = ModuleType("cupy.cuda.runtime")
@@ -347,12 +344,48 @@ def test_cupys_device_time_and_memory(
     made.cuda.get_elapsed_time = lambda one, other: (other.at - one.at) * 1000
     made.get_default_memory_pool = lambda: type("Pool", (), {"total_bytes": staticmethod(lambda: 77)})()
     monkeypatch.setitem(sys.modules, "cupy", made)
+    return made
+
+
+def test_cupy_that_is_not_done_has_no_time(
+    script: standin.Driver, mlobs_telemetry: Telemetry, cupy: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with PyTorch: nobody waits for the event."""
+    warm(0)
+    monkeypatch.setattr(Event, "after", 100.0)
+    with mlobs.prediction(model="m", gpu=True):
+        pass
+    assert "time" not in attributes(mlobs_telemetry)
+    assert attributes(mlobs_telemetry)["memory_peak"] == 77
+
+
+def test_cupys_device_time_and_memory(script: standin.Driver, mlobs_telemetry: Telemetry, cupy: Any) -> None:
+    """By its runtime's current device, as NVML counts what is visible."""
     warm(0)
     with mlobs.prediction(model="m", gpu=True):
         time.sleep(0.05)
     found = attributes(mlobs_telemetry)
     assert (found["index"], found["memory_peak"]) == (0, 77)
     assert 0.05 <= found["time"] < 1.0
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_cupy_that_has_not_begun_is_left_alone(
+    script: standin.Driver, mlobs_telemetry: Telemetry, cupy: Any, there: bool
+) -> None:
+    """Imported beside something else, with a device or without: an event would make it create a context."""
+
+    def total() -> int:
+        if there:
+            return 0
+        raise RuntimeError("cudaErrorNoDevice: no CUDA-capable device is detected")
+
+    cupy.get_default_memory_pool = lambda: type("Pool", (), {"total_bytes": staticmethod(total)})()
+    cupy.cuda.Event = cupy.cuda.runtime.getDevice = None
+    warm(0)
+    with mlobs.prediction(model="m", gpu=0):
+        time.sleep(0.05)
+    assert attributes(mlobs_telemetry).keys() == {"index", "energy", "energy_shared"}
 
 
 @pytest.mark.usefixtures("lenient")
@@ -419,6 +452,130 @@ def test_operations_that_are_never_left_are_bounded(
         each.__exit__(None, None, None)
 
 
+def test_where_only_an_instance_is_visible_its_gpu_is_meant(
+    tmp_path: Path, mlobs_telemetry: Telemetry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The index is known; the energy is the whole GPU's, so there is none."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", standin.uuid(1, 0))
+    script = standin.Driver(tmp_path).device(0, standin.T4).device(1, standin.H100_MIG)
+    with standin.in_process(script):
+        reporter = Reporter(0.2, None, "otel", only_visible=True)
+        module.use(reporter)
+        collect(reporter)
+
+        def found() -> dict[str, Any]:
+            warm(True)
+            return attributes(mlobs_telemetry)
+
+        assert eventually(found)
+        assert attributes(mlobs_telemetry) == {"index": 1}
+        stop()
+
+
+def test_what_is_not_sampled_is_not_watched(script: standin.Driver, mlobs_telemetry: Telemetry) -> None:
+    """Nobody would see it: no thread begins to sample."""
+    unsampled = trace.NonRecordingSpan(trace.SpanContext(77, 88, is_remote=True, trace_flags=trace.TraceFlags(0)))
+    with trace.use_span(unsampled), mlobs.prediction(model="m", gpu=0) as running:
+        assert not running.recording
+    assert threads() == ["otel_mlobs-gpu"]
+
+
+def test_many_at_once(script: standin.Driver, mlobs_telemetry: Telemetry) -> None:
+    """Threads and tasks: each has its own, and nothing is left of any."""
+    warm(0)
+
+    @mlobs.prediction(model="m", gpu=0)
+    def work() -> None:
+        time.sleep(0.002)
+
+    @mlobs.prediction(model="m", gpu=1)
+    async def wait() -> None:
+        await asyncio.sleep(0.002)
+
+    async def waits() -> None:
+        await asyncio.gather(*(wait() for _ in range(100)))
+
+    workers = [threading.Thread(target=lambda: [work() for _ in range(25)]) for _ in range(4)]
+    for worker in workers:
+        worker.start()
+    asyncio.run(waits())
+    for worker in workers:
+        worker.join()
+    indexes = [(span.attributes or {}).get("mlobs.gpu.index") for span in mlobs_telemetry.spans[-200:]]
+    assert (indexes.count(0), indexes.count(1)) == (100, 100)
+    reporter: Any = module.current()
+    assert reporter._hook._operations == {}
+    assert reporter._hook._sampler._spans == set()
+
+
+def test_a_generator_that_is_not_read_to_its_end_is_not_watched_for_ever(script: standin.Driver) -> None:
+    """Left in the middle, it has ended when it is gone."""
+    warm(0)
+
+    @mlobs.candidate_generation(source="s", gpu=0)
+    def candidates() -> Iterator[int]:
+        yield 1
+        yield 2
+
+    generator = candidates()
+    assert next(generator) == 1
+    reporter: Any = module.current()
+    assert len(reporter._hook._operations) == 1
+    del generator
+    assert reporter._hook._operations == {}
+    assert reporter._hook._sampler._spans == set()
+
+
+def test_a_gpu_that_comes_back_is_watched_again(script: standin.Driver, mlobs_telemetry: Telemetry) -> None:
+    """While it is lost there is no energy and no error; then it is found by its UUID, as its handle may be another."""
+    warm(0)
+    script.set({"0.lost": 1})
+
+    def last(*, has_energy: bool) -> bool:
+        warm(0)
+        return ("energy" in attributes(mlobs_telemetry)) is has_energy
+
+    assert eventually(lambda: last(has_energy=False))
+    script.set({"0.lost": 0})
+    assert eventually(lambda: last(has_energy=True))
+
+
+FORKING = """
+        import threading, time
+        from otel_mlobs.hardware import reporter
+        mlobs.configure("forks", backend="file", path=os.environ["TO"], gpu=True, gpu_reporter="each",
+                        metric_interval=3600)
+        def energy():
+            with mlobs.prediction(model="m", gpu=0) as running:
+                time.sleep(0.1)
+            return running.span.attributes.get("mlobs.gpu.energy")
+        def until_there():
+            until = time.monotonic() + 20
+            while energy() is None and time.monotonic() < until:
+                pass
+            return energy() is not None
+        mlobs.force_flush()
+        there = until_there()
+        with mlobs.prediction(model="outer", gpu=0):
+            child = os.fork()
+        if not child:
+            before = energy()
+            list(reporter.current().points(reporter.current()._metrics[0]))
+            now = until_there()
+            sampling = any(each.name == "otel_mlobs-gpu-energy" for each in threading.enumerate())
+            os._exit(0 if there and before is None and now and sampling else 3)
+        _, status = os.waitpid(child, 0)
+        print(os.waitstatus_to_exitcode(status), until_there())
+"""
+
+
+def test_a_child_that_is_forked_amid_an_operation_begins_anew(tmp_path: Path) -> None:
+    """It has no sampler and touches no driver until it is collected; then both it and the parent have energies."""
+    driver = standin.Driver(tmp_path).device(0, standin.H100)
+    ran = run(FORKING, env={**standin.env(driver), "TO": str(tmp_path / "out.jsonl"), "XDG_RUNTIME_DIR": str(tmp_path)})
+    assert ran.out == "0 True\n"
+
+
 # -- between samples
 
 
@@ -443,3 +600,15 @@ def test_what_no_sample_is_near_is_not_known() -> None:
     assert history.at(8.5) is None
     history.add(Sample(11.0, 5.0, 50.0))
     assert history.at(10.5) == -20.0
+    history.add(Sample(13.0, 105.0, 50.0))
+    assert history.at(12.0) is None
+
+
+def test_a_counter_that_begins_again_tells_nothing() -> None:
+    """The driver was loaded anew within the operation."""
+    history = History()
+    history.add(Sample(10.0, 100.0, 50.0))
+    span = Span(0, 10.0)
+    span.settle(history)
+    history.add(Sample(10.5, 5.0, 50.0))
+    assert span.joules(history, 10.5) is None

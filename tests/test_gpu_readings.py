@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import os
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import nvml_standin as standin
+import pynvml
 import pytest
-from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import Gauge, InMemoryMetricReader, Sum
 
 from otel_mlobs import semconv
 from otel_mlobs.hardware import dcgm, gpu_series
 from otel_mlobs.hardware.nvml import Driver, read_once
-from otel_mlobs.tools.rules import prometheus_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -211,46 +209,23 @@ def test_what_a_device_does_not_support_has_no_point(script: standin.Driver) -> 
     assert [labels["hw.sensor_location"] for labels, _ in found["hw.temperature"]] == ["gpu"]
 
 
+def test_an_older_drivers_functions(script: standin.Driver) -> None:
+    """Where a newer one is missing the older is asked: memory with what the driver keeps, clocks by another name."""
+    missing = pynvml.NVML_ERROR_FUNCTION_NOT_FOUND
+    script.device(0, standin.H100, throttle=0x40)
+    script.set({f"fault.{function}": missing for function in (
+        "nvmlDeviceGetMemoryInfo_v2", "nvmlDeviceGetCurrentClocksEventReasons")})  # fmt: skip
+    values = read()[0].values
+    assert (values["memory.used"], values["memory.total"]) == (40 * GIB + 551 * MIB, 81559 * MIB)
+    assert values["throttled.hw_thermal"] == 1.0
+
+
 def test_a_device_that_answers_nothing_is_there_all_the_same(script: standin.Driver) -> None:
     """Of a GPU without any reading there are its status and its XIDs, and nothing is invented."""
     script.device(0, {"name": "Odd"})
     found = points(read()[0])
     assert found.keys() == {"hw.status", "hw.errors", "mlobs.gpu.last_xid"}
     assert found["hw.errors"] == [({**GPU, "error.type": "xid"}, 0)]
-
-
-def test_kinds_and_units_are_as_the_tables_say(script: standin.Driver) -> None:
-    """As the SDK collects them: counters are monotonic sums, updowncounters sums, gauges gauges."""
-    from otel_mlobs.telemetry import absolute
-
-    script.device(0, standin.EVERYTHING)
-    (reading,) = read()
-    labelled = gpu_series.Labelled()
-
-    class Source:
-        def points(self, metric: semconv.Metric) -> Any:
-            return [(1.0, {})] if metric is semconv.GPU_READING_AGE else labelled.points(metric, reading)
-
-    reader = InMemoryMetricReader()
-    provider = MeterProvider([reader])
-    meter = provider.get_meter("test")
-    source = Source()
-    absolute._sources.update({metric.name: (source,) for metric in semconv.GPU_METRICS})
-    for metric in semconv.GPU_METRICS:
-        absolute._create(meter, metric)
-    collected: Any = reader.get_metrics_data()
-    absolute.forget(source)
-    found = {each.name: each for each in collected.resource_metrics[0].scope_metrics[0].metrics}
-    for metric in semconv.GPU_METRICS:
-        if metric is semconv.GPU_PROCESS_MEMORY:
-            continue  # this process has nothing on the device
-        each = found[metric.name]
-        assert each.unit == metric.unit
-        assert type(each.data) is (Gauge if metric.instrument == "gauge" else Sum), metric.name
-        if metric.instrument != "gauge":
-            assert each.data.is_monotonic is (metric.instrument == "counter")
-        assert prometheus_name(metric)
-    provider.shutdown()
 
 
 DCGM = {

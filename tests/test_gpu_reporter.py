@@ -18,19 +18,24 @@ from typing import TYPE_CHECKING, Any
 import nvml_standin as standin
 import pynvml
 import pytest
+from gpu_threads import PATIENCE_S, all_have_ended, eventually, threads
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.metrics.view import DropAggregation, View
 from receiver import run
 
 import otel_mlobs as mlobs
 from otel_mlobs import semconv
 from otel_mlobs.hardware import election
+from otel_mlobs.hardware import reporter as module
 from otel_mlobs.hardware.election import Election, NoPlaceError
+from otel_mlobs.hardware.nvml import NoDriverError
 from otel_mlobs.hardware.reporter import Reporter
 from otel_mlobs.telemetry import absolute
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
-PATIENCE = 20.0
 INTERVAL = 0.05
 FIRST = semconv.GPU_METRICS[0]
 
@@ -51,12 +56,7 @@ def reporting(interval: float = INTERVAL, chosen: Election | None = None) -> Ite
         yield made
     finally:
         made.stop()
-        assert eventually(lambda: not threads())
-
-
-def threads() -> list[threading.Thread]:
-    """The reporters' threads."""
-    return [each for each in threading.enumerate() if each.name == "otel_mlobs-gpu"]
+        assert all_have_ended()
 
 
 def collect(reporter: Reporter) -> dict[str, list[tuple[float, dict[str, str]]]]:
@@ -65,16 +65,6 @@ def collect(reporter: Reporter) -> dict[str, list[tuple[float, dict[str, str]]]]
         metric.name: [(value, dict(labels)) for value, labels in reporter.points(metric)]
         for metric in semconv.GPU_METRICS
     }
-
-
-def eventually(condition: Callable[[], Any]) -> bool:
-    """Whether ``condition`` comes true in time."""
-    until = time.monotonic() + PATIENCE
-    while time.monotonic() < until:
-        if condition():
-            return True
-        time.sleep(0.005)
-    return False
 
 
 def states(reporter: Reporter) -> dict[str, str]:
@@ -105,7 +95,7 @@ def test_readings_follow_the_devices(script: standin.Driver) -> None:
         script.set({"0.power": 100_000})
         assert eventually(lambda: power(reporter) == {**BOTH, "0": 100.0})
         ((age, labels),) = collect(reporter)["mlobs.gpu.reading_age"]
-        assert 0 <= age < PATIENCE
+        assert 0 <= age < PATIENCE_S
         assert labels == {"hw.vendor": "NVIDIA"}
         assert len(threads()) == 1
 
@@ -136,6 +126,25 @@ def test_a_lost_gpu_is_one_line_and_the_others_are_read(
         assert said(caplog) == ["GPU 0 answers again"]
 
 
+def test_a_lost_gpu_is_still_there_when_devices_are_counted_again(
+    script: standin.Driver, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It stays failed and is not said again, though the driver does not name it any more."""
+    monkeypatch.setattr(module, "_LOOK_AGAIN_S", 0.0)
+    with reporting() as reporter:
+        assert eventually(lambda: power(reporter) == BOTH)
+        script.set({"0.lost": 1})
+        assert eventually(lambda: states(reporter) == {"0": "failed", "1": "ok"})
+        counted = lambda: [call[1] for call in standin.calls(script.log)].count("nvmlDeviceGetCount_v2")  # noqa: E731
+        before = counted()
+        assert eventually(lambda: counted() > before + 3)
+        assert states(reporter) == {"0": "failed", "1": "ok"}
+        assert len(said(caplog)) == 1
+        script.set({"0.lost": 0})
+        assert eventually(lambda: power(reporter) == BOTH)
+        assert said(caplog) == ["GPU 0 answers again"]
+
+
 @pytest.mark.parametrize(
     ("code", "words"),
     [
@@ -163,21 +172,106 @@ def test_a_driver_that_cannot_be_used_is_one_line_and_comes_back(
         assert said(caplog) == ["GPU readings: the NVIDIA driver answers again"]
 
 
-def test_a_driver_that_is_reloaded_is_opened_anew(script: standin.Driver, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(
+    ("gone", "words"),
+    [
+        (pynvml.NVML_ERROR_DRIVER_NOT_LOADED, "the NVIDIA driver is not loaded"),
+        (pynvml.NVML_ERROR_UNINITIALIZED, "the NVIDIA driver was unloaded"),
+        (pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH, "the NVIDIA driver was updated"),
+    ],
+)
+def test_a_driver_that_is_reloaded_is_opened_anew(
+    script: standin.Driver, caplog: pytest.LogCaptureFixture, gone: int, words: str
+) -> None:
     """Unloaded in the middle of a pass: no points, one line; loaded again: all is read, one line."""
     with reporting() as reporter:
         assert eventually(lambda: power(reporter) == BOTH)
-        gone = pynvml.NVML_ERROR_DRIVER_NOT_LOADED
         script.set({"fault.nvmlDeviceGetPowerUsage": gone, "init": gone})
         assert eventually(lambda: states(reporter) == {})
-        assert [line.split(":")[2].strip()[:31] for line in said(caplog)] == ["the NVIDIA driver is not loaded"]
+        (line,) = said(caplog)
+        assert line.startswith(f"GPU readings: none for now: {words}")
         script.remove("fault.nvmlDeviceGetPowerUsage").set(init=0)
         assert eventually(lambda: power(reporter) == BOTH)
         assert said(caplog) == ["GPU readings: the NVIDIA driver answers again"]
 
 
+def test_what_was_begun_is_ended_and_no_more(script: standin.Driver, caplog: pytest.LogCaptureFixture) -> None:
+    """The library counts its users: after a reload ours is given back, but not another's where all was ended.
+
+    Where it can be opened meanwhile, but answers nothing, that is no other trouble.
+    """
+    begun = {"nvmlInitWithFlags": 1, "nvmlShutdown": -1}
+    for gone, all_ended in ((pynvml.NVML_ERROR_DRIVER_NOT_LOADED, False), (pynvml.NVML_ERROR_UNINITIALIZED, True)):
+        script.log.unlink(missing_ok=True)
+        with reporting() as reporter:
+            assert eventually(lambda reporter=reporter: power(reporter) == BOTH)
+            script.set({"fault.nvmlDeviceGetPowerUsage": gone})
+            opened = lambda: sum(each[1] == "nvmlInitWithFlags" for each in standin.calls(script.log))  # noqa: E731
+            assert eventually(lambda opened=opened: opened() > 3)
+            assert states(reporter) == {}
+            script.remove("fault.nvmlDeviceGetPowerUsage")
+            assert eventually(lambda reporter=reporter: power(reporter) == BOTH)
+            assert len(said(caplog)) == 2
+        left = sum(begun.get(function, 0) for _, function, _ in standin.calls(script.log))
+        assert left == (opened() - 1 if all_ended else 0)
+
+
+@pytest.mark.usefixtures("script")
+def test_a_driver_that_is_away_for_days_comes_back(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is tried ever less often, at last every five minutes, however often it was in vain; then once an interval."""
+    made = Reporter(15.0, None, "otel", only_visible=True)
+    waits: list[float] = []
+
+    class Wake:
+        def wait(self, seconds: float) -> None:
+            waits.append(round(seconds))
+            if len(waits) == 1200:
+                monkeypatch.undo()
+            if len(waits) == 1202:
+                made._runner = None
+
+        def clear(self) -> None:
+            pass
+
+    made._wake = Wake()  # type: ignore[assignment]
+    made._runner = runner = object()
+    monkeypatch.setattr(module.Driver, "open", _raise(NoDriverError("away")))
+    made._run(runner)
+    assert waits[:7] == [15, 30, 60, 120, 240, 300, 300]
+    assert set(waits[7:1200]) == {300}
+    assert waits[1200:] == [15, 15]
+    assert said(caplog) == ["GPU readings: none for now: away", "GPU readings: the NVIDIA driver answers again"]
+    made.driver.close()
+
+
+def _raise(error: Exception) -> Any:
+    """A method that raises ``error``, and counts how often."""
+
+    def method(_self: object) -> None:
+        method.count += 1  # type: ignore[attr-defined]
+        raise error
+
+    method.count = 0  # type: ignore[attr-defined]
+    return method
+
+
+@pytest.mark.usefixtures("lenient")
+def test_an_error_of_ours_costs_one_pass(
+    script: standin.Driver, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What nobody thought of is said, with its traceback, and the thread goes on."""
+    monkeypatch.setattr(module.Driver, "hear", _raise(ZeroDivisionError("of ours")))
+    with reporting() as reporter:
+        assert eventually(lambda: any("gpu failed with ZeroDivisionError" in line for line in caplog.messages))
+        monkeypatch.undo()
+        assert eventually(lambda: power(reporter) == BOTH)
+        assert len(said(caplog)) == 1
+
+
 def test_a_reading_that_may_not_be_had_is_one_line(script: standin.Driver, caplog: pytest.LogCaptureFixture) -> None:
-    """Refused on both devices, said once, not asked again; all else is read."""
+    """Refused on both devices, said once; all else is read; once it may be had on both, that is one line."""
     refused = pynvml.NVML_ERROR_NO_PERMISSION
     script.set({"fault.nvmlDeviceGetPowerUsage": refused, "0.fault.nvmlGpmSampleGet": refused})
     with reporting() as reporter:
@@ -189,8 +283,26 @@ def test_a_reading_that_may_not_be_had_is_one_line(script: standin.Driver, caplo
         assert len(lines) == 2
         assert any("may not read power;" in line for line in lines)
         assert any("may not read GPM;" in line for line in lines)
-        asked = [each for each in standin.calls(script.log) if each[1] == "nvmlDeviceGetPowerUsage"]
-        assert len(asked) == 2
+        script.set({"1.fault.nvmlDeviceGetPowerUsage": refused}).remove("fault.nvmlDeviceGetPowerUsage")
+        assert eventually(lambda: power(reporter) == {"0": 412.35})
+        script.remove("1.fault.nvmlDeviceGetPowerUsage", "0.fault.nvmlGpmSampleGet")
+        assert eventually(lambda: power(reporter) == BOTH)
+        assert eventually(lambda: collect(reporter)["mlobs.gpu.activity"])
+        assert sorted(said(caplog)) == [
+            "GPU readings: this user may read GPM now",
+            "GPU readings: this user may read power now",
+        ]
+
+
+def test_what_is_not_supported_is_not_asked_again(script: standin.Driver, caplog: pytest.LogCaptureFixture) -> None:
+    """Nor said: most devices lack something."""
+    script.set({"0.fault.nvmlDeviceGetPowerUsage": pynvml.NVML_ERROR_NOT_SUPPORTED})
+    with reporting() as reporter:
+        assert eventually(lambda: power(reporter) == {"1": 48.21})
+        asked = lambda device: standin.calls(script.log).count((os.getpid(), "nvmlDeviceGetPowerUsage", device))  # noqa: E731
+        assert eventually(lambda: asked("1") > 3)
+        assert asked("0") == 1
+        assert said(caplog) == []
 
 
 @pytest.mark.parametrize("code", [pynvml.NVML_ERROR_UNKNOWN, pynvml.NVML_ERROR_TIMEOUT, pynvml.NVML_ERROR_IRQ_ISSUE])
@@ -210,13 +322,19 @@ def test_a_reading_that_fails_for_a_time_recovers(
         assert said(caplog) == ["GPU 0: the driver says power again"]
 
 
-def test_a_gpu_that_cannot_be_opened_keeps_its_number(script: standin.Driver, caplog: pytest.LogCaptureFixture) -> None:
-    """The first of two is broken from the start: one line, and the second is still number 1."""
+def test_a_gpu_that_cannot_be_opened_keeps_its_number(
+    script: standin.Driver, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first of two is broken from the start: one line, and the second is still number 1; and it comes back."""
+    monkeypatch.setattr(module, "_LOOK_AGAIN_S", 0.0)
     script.set({"0.lost": 1})
     with reporting() as reporter:
         assert eventually(lambda: power(reporter) == {"1": 48.21})
         (line,) = said(caplog)
         assert line == "GPU 0 cannot be read: GPU is lost. The others are"
+        script.set({"0.lost": 0})
+        assert eventually(lambda: power(reporter) == BOTH)
+        assert said(caplog) == ["GPU 0 can be read"]
 
 
 def test_xids_are_counted_and_change_the_status(script: standin.Driver, caplog: pytest.LogCaptureFixture) -> None:
@@ -245,6 +363,15 @@ def _xids(reporter: Reporter) -> tuple[int, str]:
     return found[0], states(reporter)["0"]
 
 
+def test_a_gpu_that_was_reset_is_well(script: standin.Driver) -> None:
+    """What it said before it was lost is of no more concern."""
+    with reporting() as reporter:
+        assert eventually(lambda: power(reporter) == BOTH)
+        for key, value, state in (("xid", "48", "degraded"), ("lost", 1, "failed"), ("lost", 0, "ok")):
+            script.set({f"0.{key}": value})
+            assert eventually(lambda state=state: states(reporter)["0"] == state)
+
+
 @pytest.mark.parametrize(
     "keys", [{"ecc.1.0": 1}, {"remapped.pending": 1}, {"remapped.failure": 1}, {"retired.pending": 1}]
 )
@@ -257,8 +384,6 @@ def test_damaged_memory_is_degraded(script: standin.Driver, keys: dict[str, int]
 
 def test_mig_instances_come_and_go(script: standin.Driver, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was made since is read, what was removed is gone, without a restart."""
-    from otel_mlobs.hardware import reporter as module
-
     monkeypatch.setattr(module, "_LOOK_AGAIN_S", 0.0)
     with reporting() as reporter:
         assert eventually(lambda: states(reporter).keys() == {"0", "1"})
@@ -268,6 +393,20 @@ def test_mig_instances_come_and_go(script: standin.Driver, monkeypatch: pytest.M
         assert eventually(lambda: states(reporter).keys() == {"0", "0:1", "1"})
 
 
+def test_what_was_seen_is_kept_when_devices_are_found_anew(
+    script: standin.Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """XIDs go on from where they were, the state they led to with them."""
+    monkeypatch.setattr(module, "_LOOK_AGAIN_S", 0.0)
+    with reporting() as reporter:
+        assert eventually(lambda: states(reporter).keys() == {"0", "1"})
+        script.set({"0.xid": "48"})
+        assert eventually(lambda: _xids(reporter) == (1, "degraded"))
+        script.set({"0.xid": ""}).device(1, standin.H100_MIG)
+        assert eventually(lambda: states(reporter).keys() == {"0", "1", "1:1", "1:9"})
+        assert _xids(reporter) == (1, "degraded")
+
+
 # -- nothing waits
 
 
@@ -275,8 +414,6 @@ def test_a_call_that_hangs_holds_up_nothing_else(
     script: standin.Driver, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The other device goes on, collections and predictions take no longer, its own readings go; and it recovers."""
-    from otel_mlobs.hardware import reporter as module
-
     monkeypatch.setattr(module, "_HANGS_S", 0.2)
     with reporting() as reporter:
         assert eventually(lambda: power(reporter) == BOTH)
@@ -289,12 +426,13 @@ def test_a_call_that_hangs_holds_up_nothing_else(
             with mlobs.prediction(model="beside"):
                 pass
             slowest = max(slowest, time.monotonic() - before)
-            assert time.monotonic() - began < PATIENCE
+            assert time.monotonic() - began < PATIENCE_S
         script.set({"1.power": 77_000})
         assert eventually(lambda: power(reporter) == {"1": 77.0})
         assert time.monotonic() - began < 3.0
         assert slowest < 1.0
         assert states(reporter) == {"0": "failed", "1": "ok"}
+        assert [label["hw.name"] for _, label in collect(reporter)["hw.status"]].count("0") == 3
         (line,) = said(caplog)
         assert line.startswith("GPU 0: the driver has not answered for ")
         script.remove("0.delay.nvmlDeviceGetPowerUsage")
@@ -306,31 +444,91 @@ def test_a_driver_that_hangs_as_it_is_opened_is_one_line(
     script: standin.Driver, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Collections go on without points, no thread is added, and it is read once it answers."""
-    from otel_mlobs.hardware import reporter as module
-
     monkeypatch.setattr(module, "_HANGS_S", 0.1)
     script.set({"delay.nvmlDeviceGetCount_v2": 0.6})
     with reporting() as reporter:
         lines: list[str] = []
         assert eventually(lambda: collect(reporter)["hw.status"] == [] and (lines.extend(said(caplog)) or lines))
-        assert [line[:55] for line in lines] == ["GPU readings: the NVIDIA driver has not answered for 0 "]
+        assert [line[:53] for line in lines] == ["GPU readings: the NVIDIA driver has not answered for "]
         assert len(threads()) == 1
         script.remove("delay.nvmlDeviceGetCount_v2")
         assert eventually(lambda: power(reporter) == BOTH)
         assert said(caplog) == ["GPU readings: the NVIDIA driver answers again"]
 
 
-def test_stopping_waits_for_no_call(script: standin.Driver) -> None:
-    """While a call hangs, stop returns at once; the thread ends when the call does."""
-    script.set({"0.delay.nvmlDeviceGetPowerUsage": 1})
+@pytest.mark.parametrize("function", ["nvmlEventSetWait_v2", "nvmlDeviceGetCount_v2"])
+def test_a_driver_that_hangs_for_all_devices_is_one_line(
+    script: standin.Driver, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, function: str
+) -> None:
+    """While it hears of XIDs or counts devices: old readings are handed out no more, and it recovers."""
+    monkeypatch.setattr(module, "_HANGS_S", 0.1)
+    monkeypatch.setattr(module, "_LOOK_AGAIN_S", 0.0)
+    with reporting() as reporter:
+        assert eventually(lambda: power(reporter) == BOTH)
+        script.set({f"delay.{function}": 0.8})
+        lines: list[str] = []
+        assert eventually(lambda: collect(reporter)["hw.status"] == [] and (lines.extend(said(caplog)) or lines))
+        assert [line[:53] for line in lines] == ["GPU readings: the NVIDIA driver has not answered for "]
+        ((age, _),) = collect(reporter)["mlobs.gpu.reading_age"]
+        assert age > 3 * INTERVAL
+        assert threads() == ["otel_mlobs-gpu"]
+        script.remove(f"delay.{function}")
+        assert eventually(lambda: power(reporter) == BOTH)
+        assert said(caplog) == ["GPU readings: the NVIDIA driver answers again"]
+
+
+def test_a_device_that_hangs_is_left_out_at_the_next_collection(
+    script: standin.Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long the interval is: the others are not to miss another reading."""
+    monkeypatch.setattr(module, "_HANGS_S", 0.1)
+    script.set({"0.delay.nvmlDeviceGetPowerUsage": 2})
+    with reporting(interval=3600) as reporter:
+        assert eventually(lambda: power(reporter) == {"1": 48.21} and states(reporter) == {"0": "failed", "1": "ok"})
+
+
+def test_a_collection_beside_the_stop_starts_nothing(script: standin.Driver) -> None:
+    """Stopped while a collection is about to start the thread: it does not."""
     made = Reporter(INTERVAL, None, "otel", only_visible=True)
+
+    class StopsFirst:
+        def acquire(self, *, blocking: bool) -> bool:
+            made.stop()
+            return True
+
+        def release(self) -> None:
+            pass
+
+    made._starting = StopsFirst()  # type: ignore[assignment]
     collect(made)
-    assert eventually(lambda: any(each[1] == "nvmlDeviceGetPowerUsage" for each in standin.calls(script.log)))
-    began = time.monotonic()
-    made.stop()
-    assert time.monotonic() - began < 0.5
-    assert collect(made)["hw.status"] == []
-    assert eventually(lambda: not threads())
+    assert all_have_ended()
+    assert standin.calls(script.log) == []
+
+
+def test_the_thread_starts_though_a_view_drops_the_first_metric(script: standin.Driver) -> None:
+    """Whichever metrics a provider leaves out."""
+    reader = InMemoryMetricReader()
+    provider = MeterProvider([reader], views=[View(instrument_name=FIRST.name, aggregation=DropAggregation())])
+    made = Reporter(INTERVAL, None, "otel", only_visible=True)
+    absolute._sources.update({metric.name: (made,) for metric in semconv.GPU_METRICS})
+    for metric in semconv.GPU_METRICS:
+        absolute._create(provider.get_meter("test"), metric)
+    try:
+        assert eventually(lambda: "hw.power" in _names(reader.get_metrics_data()))
+        assert FIRST.name not in _names(reader.get_metrics_data())
+    finally:
+        made.stop()
+        assert all_have_ended()
+        provider.shutdown()
+
+
+def _names(collected: Any) -> set[str]:
+    return {
+        metric.name
+        for resource in (collected.resource_metrics if collected else ())
+        for scope in resource.scope_metrics
+        for metric in scope.metrics
+    }
 
 
 def test_absurd_answers_are_no_points(script: standin.Driver) -> None:
@@ -510,6 +708,26 @@ def test_stopping_gives_the_lock_to_another(
     assert eventually(lambda: not first.won)
 
 
+def test_one_that_follows_in_the_same_process_keeps_its_lock(home: Path) -> None:
+    """Closing any file of a lock ends it for the process: the one before must not open one any more."""
+    before, after = Election("restarted"), Election("restarted")
+    assert before.stand()
+    before.resign()
+    assert after.stand()
+    before.resign()
+    assert not before.stand()
+    assert _stands_elsewhere("restarted") == "False"
+    after.resign()
+    assert _stands_elsewhere("restarted") == "True"
+
+
+def _stands_elsewhere(name: str) -> str:
+    """Whether another process gets the lock."""
+    program = "import sys; from otel_mlobs.hardware.election import Election; print(Election(sys.argv[1]).stand())"
+    done = subprocess.run([sys.executable, "-c", program, name], capture_output=True, text=True, check=True, timeout=30)
+    return done.stdout.strip()
+
+
 # -- the place of the lock
 
 
@@ -536,7 +754,7 @@ def test_the_lock_is_in_the_runtime_directory_else_in_the_state_directory(
     assert election.place() == runtime / "otel-mlobs"
 
 
-@pytest.mark.parametrize("trap", ["shared base", "shared folder", "link", "file"])
+@pytest.mark.parametrize("trap", ["shared base", "shared folder", "of a group", "link", "file"])
 def test_a_place_that_others_may_write_to_is_refused(home: Path, monkeypatch: pytest.MonkeyPatch, trap: str) -> None:
     """A runtime directory or a folder for all, a link in its place, a file in its place: the next place is taken."""
     runtime = home / "run"
@@ -548,6 +766,9 @@ def test_a_place_that_others_may_write_to_is_refused(home: Path, monkeypatch: py
     elif trap == "shared folder":
         folder.mkdir()
         folder.chmod(0o777)
+    elif trap == "of a group":
+        folder.mkdir()
+        folder.chmod(0o770)
     elif trap == "link":
         (home / "elsewhere").mkdir()
         folder.symlink_to(home / "elsewhere")
@@ -556,6 +777,14 @@ def test_a_place_that_others_may_write_to_is_refused(home: Path, monkeypatch: py
     assert election.place() == home / "home/.local/state/otel-mlobs"
     monkeypatch.setenv("XDG_STATE_HOME", str(runtime))
     with pytest.raises(NoPlaceError, match="otel-mlobs"):
+        election.place()
+
+
+def test_a_place_of_another_user_is_refused(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever its rights: its owner may change them."""
+    other = os.getuid() + 1
+    monkeypatch.setattr(os, "getuid", lambda: other)
+    with pytest.raises(NoPlaceError, match="is not this user's alone"):
         election.place()
 
 
@@ -621,7 +850,7 @@ def test_a_lock_whose_file_was_removed_is_won_anew(home: Path) -> None:
 def test_stopping_amid_a_hanging_call_gives_the_lock_back(
     script: standin.Driver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At once, and for good: the thread that hangs does not stand again when it returns."""
+    """At once, and for good: the thread that hangs ends when it returns, and does not stand again."""
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     script.set({"0.delay.nvmlDeviceGetPowerUsage": 1})
     chosen = Election("hanging")
@@ -629,9 +858,12 @@ def test_stopping_amid_a_hanging_call_gives_the_lock_back(
     collect(made)
     assert eventually(lambda: any(each[1] == "nvmlDeviceGetPowerUsage" for each in standin.calls(script.log)))
     assert chosen.won
+    began = time.monotonic()
     made.stop()
+    assert time.monotonic() - began < 0.5
     assert not chosen.won
-    assert eventually(lambda: not threads())
+    assert collect(made)["hw.status"] == []
+    assert all_have_ended()
     assert not chosen.won
 
 

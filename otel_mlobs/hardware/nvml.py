@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from otel_mlobs.hardware import readers, visible
 from otel_mlobs.hardware.devices import HARDWARE_XIDS, Identity, Reading
+from otel_mlobs.hardware.trouble import Trouble
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -30,25 +31,10 @@ _MOST_MIGS = 16
 class NoDriverError(RuntimeError):
     """The driver cannot be used now; the message says what to do about it."""
 
-
-class Trouble:
-    """Says a thing once, until it is over; ``silent`` where somebody else says it."""
-
-    def __init__(self, *, silent: bool = False) -> None:
-        self._silent = silent
-        self._said: set[object] = set()
-
-    def say(self, key: object, message: str, *values: object) -> None:
-        """Log ``message``, unless ``key`` was said and has not ended since."""
-        if key not in self._said and not self._silent:
-            self._said.add(key)
-            _logger.warning(message, *values)
-
-    def end(self, key: object, message: str, *values: object) -> None:
-        """Log ``message`` where ``key`` was said."""
-        if key in self._said:
-            self._said.discard(key)
-            _logger.warning(message, *values)
+    def __init__(self, message: str, *, ended: bool = False) -> None:
+        super().__init__(message)
+        self.ended = ended
+        """Whether somebody has ended the library's use in this process, ours with it."""
 
 
 class Device:
@@ -131,39 +117,37 @@ class Device:
             return joules, nvml.nvmlDeviceGetPowerUsage(self._handle) / 1000
         except nvml.NVMLError as error:
             _raise_if_gone(nvml, error)
+            if _is_lost(nvml, error):  # it has a new handle when it comes back
+                self._handle = _optional(nvml, nvml.nvmlDeviceGetHandleByUUID, self.identity.uuid) or self._handle
             return None
 
     def _ask(self, name: str, values: dict[str, float], reader: readers.Reader) -> None:
-        nvml = self._nvml
+        nvml, who = self._nvml, self.identity
         try:
             values.update(reader(nvml, self._handle))
         except (nvml.NVMLError_NotSupported, nvml.NVMLError_FunctionNotFound, nvml.NVMLError_InvalidArgument):
             self._forget(name)  # of another argument there is none
         except nvml.NVMLError_NoPermission:
-            self._forget(name)
             self._trouble.say(
                 ("permission", name),
                 "GPU readings: this user may not read %s; run with the rights to, or do without it",
                 name,
+                who=who.uuid,
             )
         except nvml.NVMLError as error:
             _raise_if_gone(nvml, error)
-            if error.value in (nvml.NVML_ERROR_GPU_IS_LOST, nvml.NVML_ERROR_RESET_REQUIRED):
+            if _is_lost(nvml, error):
                 raise _LostError(str(error)) from error
-            self._trouble.say(
-                (self.identity.uuid, name), "GPU %s: the driver cannot say %s now: %s", self.identity.name, name, error
-            )
+            self._trouble.say((who.uuid, name), "GPU %s: the driver cannot say %s now: %s", who.name, name, error)
         except Exception as error:  # noqa: BLE001 - a driver of another time may answer what nobody expects
             self._forget(name)
             self._trouble.say(
-                (self.identity.uuid, name),
-                "GPU %s: what the driver says of %s is not understood: %r",
-                self.identity.name,
-                name,
-                error,
+                (who.uuid, name), "GPU %s: what the driver says of %s is not understood: %r", who.name, name, error
             )
         else:
-            self._trouble.end((self.identity.uuid, name), "GPU %s: the driver says %s again", self.identity.name, name)
+            if self._trouble.lasting:
+                self._trouble.end(("permission", name), "GPU readings: this user may read %s now", name, who=who.uuid)
+                self._trouble.end((who.uuid, name), "GPU %s: the driver says %s again", who.name, name)
 
     def _forget(self, name: str) -> None:
         self._readers.pop(name, None)
@@ -213,7 +197,11 @@ def _raise_if_gone(nvml: Any, error: Any) -> None:
         nvml.NVML_ERROR_DRIVER_NOT_LOADED,
         nvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH,
     ):
-        raise NoDriverError(_gone(nvml, error)) from error
+        raise NoDriverError(_gone(nvml, error), ended=error.value == nvml.NVML_ERROR_UNINITIALIZED) from error
+
+
+def _is_lost(nvml: Any, error: Any) -> bool:
+    return error.value in (nvml.NVML_ERROR_GPU_IS_LOST, nvml.NVML_ERROR_RESET_REQUIRED)
 
 
 def _gone(nvml: Any, error: Any) -> str:
@@ -242,7 +230,8 @@ class Driver:
         self._reports = reports
         self._nvml: Any = None
         self._events: Any = None
-        self._counted: list[str] = []
+        self._counted: list[tuple[str, ...]] = []
+        self._xids: dict[str, tuple[int, int]] = {}
         self.trouble = Trouble(silent=not reports)
         self.devices: tuple[Device, ...] = ()
         self.broken: tuple[Identity, ...] = ()
@@ -298,6 +287,7 @@ class Driver:
                 self.trouble.say(("index", index), "GPU %s cannot be read: %s. The others are", index, error)
                 known.append((None, Identity("", index, "", driver), None))  # it has its place in the count
                 continue
+            self.trouble.end(("index", index), "GPU %s can be read", index)
             known.append((handle, gpu, None))
             known.extend((each, mig, handle) for each, mig in _migs(nvml, handle, gpu))
         self.broken = tuple(identity for handle, identity, _ in known if handle is None)
@@ -309,9 +299,12 @@ class Driver:
         if entries is not None:  # who may use a GPU may use its instances
             chosen = {identity.uuid for _, identity, _ in picked}
             picked += [each for each in known if each[1].parent in chosen and each[1].uuid not in chosen]
-        return tuple(
+        devices = tuple(
             Device(nvml, handle, identity, gpu, self.trouble, gpm=self._reports) for handle, identity, gpu in picked
         )
+        for device in devices:
+            device.xids, device.last_xid = self._xids.get(device.identity.uuid, (0, 0))
+        return devices
 
     def _listen(self, nvml: Any) -> None:
         """Ask to be told of XIDs."""
@@ -361,6 +354,8 @@ class Driver:
     def changed(self) -> bool:
         """Whether there are other devices than when it was opened: MIG instances come and go.
 
+        One that does not answer now has not gone.
+
         Raises:
             NoDriverError: the driver is not there any more.
         """
@@ -368,29 +363,42 @@ class Driver:
         if nvml is None:
             return False
         try:
-            return self._names(nvml) != self._counted
+            names = self._names(nvml)
         except nvml.NVMLError as error:
             _raise_if_gone(nvml, error)
             return False
+        pairs = zip(names, self._counted, strict=False)
+        return len(names) != len(self._counted) or any(now and now != before for now, before in pairs)
 
-    def _names(self, nvml: Any) -> list[str]:
-        names = []
+    def _names(self, nvml: Any) -> list[tuple[str, ...]]:
+        """The UUIDs of each GPU and its instances; none where it does not answer."""
+        names: list[tuple[str, ...]] = []
         for index in range(min(nvml.nvmlDeviceGetCount(), _MOST_GPUS)):
             handle = _optional(nvml, nvml.nvmlDeviceGetHandleByIndex, index)
-            if handle is None:
-                names.append("")
+            own = None if handle is None else _optional(nvml, nvml.nvmlDeviceGetUUID, handle)
+            if own is None:
+                names.append(())
                 continue
-            names.append(_optional(nvml, nvml.nvmlDeviceGetUUID, handle) or "")
-            names += [_optional(nvml, nvml.nvmlDeviceGetUUID, each) or "" for each in _mig_handles(nvml, handle)]
+            migs = (_optional(nvml, nvml.nvmlDeviceGetUUID, each) or "" for each in _mig_handles(nvml, handle))
+            names.append((own, *migs))
         return names
 
-    def abandon(self) -> None:
-        """Forget everything, as after a :class:`NoDriverError`: what there was is gone, and nothing is ours to end.
+    def abandon(self, error: NoDriverError) -> None:
+        """Forget everything after ``error``, and give back what is still ours.
 
         The library counts who uses it in this process: ending once more than was begun would end another's use.
         """
-        self._nvml = self._events = None
-        self.devices = ()
+        if error.ended:
+            self._nvml = self._events = None
+            self._forget_devices()
+        else:
+            self.close()
+        self._xids = {uuid: (count, 0) for uuid, (count, _) in self._xids.items()}
+
+    def _forget_devices(self) -> tuple[Device, ...]:
+        devices, self.devices = self.devices, ()
+        self._xids |= {device.identity.uuid: (device.xids, device.last_xid) for device in devices}
+        return devices
 
     def close(self) -> None:
         """Give everything back; another :meth:`open` begins anew."""
@@ -398,7 +406,7 @@ class Driver:
         if nvml is None:
             return
         events, self._events = self._events, None
-        devices, self.devices = self.devices, ()
+        devices = self._forget_devices()
         if any(device.busy for device in devices):  # a call hangs: what it uses is not taken from under it
             return
         for device in devices:

@@ -28,10 +28,9 @@ _MOST_RUNNING = 1_000
 class _Running:
     """An operation that uses a GPU: what was begun for it."""
 
-    __slots__ = ("began", "clock", "device", "framework")
+    __slots__ = ("began", "clock", "framework")
 
-    def __init__(self, device: int, framework: Framework | None, clock: Any) -> None:
-        self.device = device
+    def __init__(self, framework: Framework | None, clock: Any) -> None:
         self.framework = framework
         self.clock = clock
         self.began: Span | None = None
@@ -81,6 +80,13 @@ class Framework:
             return int(self._module.cuda.max_memory_allocated(device))
         return int(self._module.get_default_memory_pool().total_bytes())
 
+    def has_memory(self) -> bool:
+        """Whether CuPy has begun to use a device: an event of ours would make it begin."""
+        try:
+            return self.peak(0) > 0
+        except Exception:  # noqa: BLE001 - its way to say that there is no device
+            return False
+
 
 def framework() -> Framework | None:
     """The framework that uses a GPU in this process."""
@@ -90,7 +96,9 @@ def framework() -> Framework | None:
         return Framework("torch", torch)
     cupy = sys.modules.get("cupy")
     if hasattr(cupy, "cuda"):
-        return Framework("cupy", cupy)
+        made = Framework("cupy", cupy)
+        if made.has_memory():
+            return made
     return None
 
 
@@ -130,7 +138,7 @@ class OnOperations:
             return
         used = framework()
         index = self._index(asked, used)
-        running = _Running(-1 if index is None else index, used, None if used is None else used.clock())
+        running = _Running(used, None if used is None else used.clock())
         if index is not None:
             operation.set_attribute(semconv.GPU_INDEX, index)
             running.began = self._sampler.begin(index)
@@ -202,14 +210,16 @@ class OnOperations:
         except NoDriverError:  # the reporter says it
             self._try_at = time.monotonic() + _TRY_AGAIN_S
             return False
-        self._identities = tuple(device.identity for device in driver.devices if device.identity.parent is None)
+        known = tuple(device.identity for device in driver.devices)
+        # Where only instances are visible, those say which GPU it is
+        self._identities = tuple(one for one in known if one.parent is None) or known
         return True
 
     def _sample(self, driver: Driver, index: int) -> Sample | None:
         found = next((device for device in driver.devices if device.identity.index == index), None)
         try:
             read = None if found is None else found.energy()
-        except NoDriverError:
-            driver.abandon()
+        except NoDriverError as error:
+            driver.abandon(error)
             return None
         return None if read is None else Sample(time.monotonic(), *read)

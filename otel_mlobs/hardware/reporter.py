@@ -33,7 +33,7 @@ _logger = logging.getLogger("otel_mlobs")
 _STALE_INTERVALS = 3
 """A reading that is older than so many intervals says nothing of now, and is handed out no more."""
 _HANGS_S = 5.0
-"""A call that takes longer than this, and than an interval, holds up the other devices no longer."""
+"""A device whose reading takes longer than this holds up the others no longer: the next collection sees to that."""
 _LOOK_AGAIN_S = 60.0
 """How often devices are counted again: MIG instances come and go."""
 _LONGEST_WAIT_S = 300.0
@@ -149,7 +149,7 @@ class Reporter:
                 self._run_thread()
                 return
             within = self._in_call
-            if within is not None and time.monotonic() - within[0] > max(_HANGS_S, self._interval):
+            if within is not None and time.monotonic() - within[0] > _HANGS_S:
                 since, device = within
                 if device is None:  # no other thread could do better
                     self.driver.trouble.say(
@@ -175,26 +175,26 @@ class Reporter:
         threading.Thread(target=self._run, args=(runner,), name="otel_mlobs-gpu", daemon=True).start()
 
     def _run(self, runner: object) -> None:
-        failures = 0
+        retry = self._interval
         look_again = time.monotonic() + _LOOK_AGAIN_S
         while self._runner is runner and not self._stopped:
             began = time.monotonic()
+            wait = self._interval
             try:
                 if self._elected():
                     self._pass(runner)
-                    failures = 0
+                    retry = self._interval
                     if began >= look_again:
                         look_again = began + _LOOK_AGAIN_S
                         self._look_again()
             except NoDriverError as error:
-                failures += 1
                 if self._runner is runner:
                     self._lose_driver(error)
+                wait, retry = retry, min(2 * retry, max(_LONGEST_WAIT_S, self._interval))
             except Exception as error:  # noqa: BLE001 - the thread goes on
                 guard.report("gpu", error)
             if self._runner is not runner:
                 break
-            wait = min(self._interval * 2 ** max(0, failures - 1), max(_LONGEST_WAIT_S, self._interval))
             self._wake.wait(max(0.0, began + wait - time.monotonic()))
             self._wake.clear()
         if self._stopped:
@@ -222,7 +222,6 @@ class Reporter:
         try:
             if not driver.is_open:
                 driver.open()
-                driver.trouble.end("driver", "GPU readings: the NVIDIA driver answers again")
             driver.hear()
         finally:
             self._in_call = None
@@ -243,8 +242,11 @@ class Reporter:
                 return
             if self._in_call is within:
                 self._in_call = None
+            self._find_driver()
             self._readings[device.identity.uuid] = reading
             self._read_at = reading.taken
+        if not driver.devices:
+            self._find_driver()
 
     def _look_again(self) -> None:
         self._in_call = (time.monotonic(), None)
@@ -259,9 +261,12 @@ class Reporter:
         self._readings = {}
         self._series, self._dcgm = gpu_series.Labelled(), dcgm.Labelled()  # of devices that may not come back
 
+    def _find_driver(self) -> None:
+        self.driver.trouble.end("driver", "GPU readings: the NVIDIA driver answers again")
+
     def _lose_driver(self, error: NoDriverError) -> None:
         self.driver.trouble.say("driver", "GPU readings: none for now: %s", error)
-        self.driver.abandon()
+        self.driver.abandon(error)
         self._forget()
 
 

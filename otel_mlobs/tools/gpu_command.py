@@ -85,7 +85,7 @@ def _read(driver: Driver, settle: float = 0.0) -> Sequence[Reading]:
         except Exception as error:  # noqa: BLE001 - raised again by whoever waits
             failed.append(error)
 
-    thread = threading.Thread(target=read, daemon=True)
+    thread = threading.Thread(target=read, name="otel_mlobs-gpu-once", daemon=True)
     thread.start()
     thread.join(_PATIENCE_S + settle)
     if failed:
