@@ -20,7 +20,7 @@ OPTIONAL = (
 
 MAY_IMPORT_THE_SDK = {
     "telemetry/config.py", "telemetry/pipelines.py", "telemetry/readers.py", "telemetry/resource.py",
-    "telemetry/spans.py",
+    "telemetry/sampling.py", "telemetry/spans.py",
     "telemetry/exporters.py", "telemetry/console.py", "testing.py",
 }  # fmt: skip
 

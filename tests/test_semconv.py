@@ -94,7 +94,7 @@ def test_labels_are_bounded() -> None:
         "hw.gpu.task", "hw.sensor_location", "hw.limit_type", "network.io.direction", "mlobs.gpu.link",
         "mlobs.pressure.resource", "mlobs.pressure.extent", "mlobs.pressure.scope", "db.client.connection.pool.name",
         "db.client.connection.state", "mlobs.gpu.unit", "mlobs.gpu.clock_domain",
-        "mlobs.gpu.throttle_reason", "mlobs.gpu.page_state",
+        "mlobs.gpu.throttle_reason", "mlobs.gpu.page_state", "mlobs.sampling.decision", "mlobs.sampling.reason",
     }  # fmt: skip
     assert {attribute.key for metric in semconv.METRICS for attribute in metric.attributes} == allowed
     assert "error.type" not in {attribute.key for attribute in semconv.OPERATION_ERRORS.attributes}

@@ -246,6 +246,21 @@ def test_the_sampler_variable_beats_the_files_ratio(tmp_path: Path) -> None:
     assert resolve({"sampling_ratio": 0.5}, environ).sampling_ratio == 0.5
 
 
+def test_tail_sampling_takes_its_ratio_from_argument_variable_and_file(tmp_path: Path) -> None:
+    """``sampling="tail"`` needs a ratio, from wherever; a sampler's variable beats the file in both."""
+    assert resolve({}, {}).sampling == "ratio"
+    environ = file_of(tmp_path, 'sampling = "tail"\nsampling_ratio = 0.1')
+    found = resolve({}, environ)
+    assert (found.sampling, found.sampling_ratio) == ("tail", 0.1)
+    assert resolve({"sampling": "ratio"}, environ).sampling == "ratio"
+    assert resolve({"sampling_ratio": 0.0}, environ).sampling_ratio == 0.0
+    assert resolve({}, environ | {"OTEL_TRACES_SAMPLER": "always_on"}).sampling == "ratio"
+    variables = {"OTEL_TRACES_SAMPLER": "parentbased_traceidratio", "OTEL_TRACES_SAMPLER_ARG": "0.2"}
+    assert resolve({"sampling": "tail"}, environ | variables).sampling_ratio == 0.2
+    assert resolve({"sampling": "tail", "sampling_ratio": 0.3}, environ | variables).sampling_ratio == 0.3
+    assert resolve({}, environ | variables).sampling_ratio is None, "the SDK's sampler reads it"
+
+
 def test_blank_variables_are_as_good_as_unset() -> None:
     """An empty or blank variable leaves the default, as the specification wants it."""
     blank = {
@@ -388,6 +403,8 @@ def test_disabled_follows_the_variable() -> None:
         ({"backend": "file", "path": b"/tmp/x"}, ["path="]),
         ({"latency_objective": -0.1}, ["latency_objective"]),
         ({"feature_age_objective": "soon"}, ["feature_age_objective", '"7d"', "'soon'"]),
+        ({"sampling": "tail"}, ['sampling="tail" needs sampling_ratio=', "0.05"]),
+        ({"sampling": "head"}, ["sampling must be one of 'ratio', 'tail', got 'head'"]),
         ({"sampling_ratio": 1.5}, ["sampling_ratio", "from 0 to 1", "1.5"]),
         ({"logs": "yes"}, ["logs must be true or false, got 'yes'"]),
         ({"gpu": "yes"}, ["gpu must be true or false, got 'yes'"]),

@@ -77,6 +77,8 @@ from otel_mlobs.semconv.outcome_metrics import (
     STORE_PENDING,
 )
 from otel_mlobs.semconv.records import *  # noqa: F403
+from otel_mlobs.semconv.sampling import *  # noqa: F403
+from otel_mlobs.semconv.sampling import SAMPLED_TRACES
 from otel_mlobs.semconv.spans import *  # noqa: F403
 
 METRICS: Final = (
@@ -133,6 +135,7 @@ METRICS: Final = (
     FEATURE_VIEW_LAST_UPDATE,
     FEATURE_VIEW_OBJECTIVE,
     CANDIDATES,
+    SAMPLED_TRACES,
     *GPU_METRICS,
     *HOST_METRICS,
     *POOL_METRICS,

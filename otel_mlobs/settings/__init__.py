@@ -10,9 +10,8 @@ import difflib
 import os
 import sys
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from otel_mlobs.errors import ConfigurationError
@@ -20,22 +19,25 @@ from otel_mlobs.settings.checks import (
     check_certificates,
     check_url,
     checked_bool,
+    checked_choice,
     complete,
     headers_of,
-    hidden,
     number,
     positive,
 )
 from otel_mlobs.settings.checks import redacted as redacted
+from otel_mlobs.settings.records import DEFAULT_TIMEOUT as DEFAULT_TIMEOUT
+from otel_mlobs.settings.records import SIGNALS as SIGNALS
+from otel_mlobs.settings.records import Headers as Headers
+from otel_mlobs.settings.records import Pipeline as Pipeline
+from otel_mlobs.settings.records import Settings as Settings
+from otel_mlobs.settings.records import Signal as Signal
 from otel_mlobs.settings.times import seconds
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
-
-Signal = Literal["traces", "metrics", "logs"]
-SIGNALS: tuple[Signal, ...] = ("traces", "metrics", "logs")
 
 TAKES: dict[str, tuple[Signal, ...]] = {
     "collector": ("traces", "metrics", "logs"),
@@ -55,90 +57,19 @@ DEFAULT_METRIC_INTERVAL = 15.0
 """Seconds. OpenTelemetry's own 60 s leaves a two-minute rate window with a single step."""
 _INTERVALS = (0.001, 86_400.0)
 """Seconds: from what one collection may take to a day."""
-DEFAULT_TIMEOUT = 10.0
 DEFAULT_LATENCY_OBJECTIVE = 0.08
 
 
+SAMPLINGS = ("ratio", "tail")
 GPU_NAMES = ("otel", "dcgm", "both")
 GPU_REPORTERS = ("elected", "each")
-
-
-class Headers(Mapping[str, str]):
-    """Headers whose values never show in a repr: they hold tokens."""
-
-    def __init__(self, items: Mapping[str, str]) -> None:
-        self._items = dict(items)
-
-    def __getitem__(self, key: str) -> str:
-        return self._items[key]
-
-    def __iter__(self) -> Any:
-        return iter(self._items)
-
-    def __len__(self) -> int:
-        return len(self._items)
-
-    def __repr__(self) -> str:
-        return "{" + ", ".join(f"{key!r}: '***'" for key in self._items) + "}"
-
-
-@dataclass(frozen=True)
-class Pipeline:
-    """Where one signal goes, and how. ``url`` is complete; its user information is hidden in the repr."""
-
-    signal: Signal
-    exporter: Literal["otlp", "console", "file"]
-    url: str = field(default="", repr=False)
-    protocol: str = "http/protobuf"
-    headers: Headers = field(default_factory=lambda: Headers({}))
-    compression: str = "none"
-    timeout: float = DEFAULT_TIMEOUT
-    certificate: str | None = None
-    client_certificate: str | None = None
-    client_key: str | None = None
-    path: str | None = None
-
-    @property
-    def shown(self) -> str:
-        """The destination as it may be printed."""
-        return redacted(self.url) if self.exporter == "otlp" else self.path or self.exporter
-
-    def hide(self, text: str) -> str:
-        """``text``, as somebody else says it, without the secrets of URL and headers; at most 200 characters."""
-        return hidden(text, self.url, self.headers)[:200]
-
-
-@dataclass(frozen=True)
-class Settings:
-    """All that :func:`otel_mlobs.configure` needs to know, resolved and checked."""
-
-    service_name: str | None
-    resource: Mapping[str, str]
-    backend: str | None
-    pipelines: tuple[Pipeline, ...]
-    logs: bool
-    sampling_ratio: float | None
-    metric_interval: float
-    latency_objective: float
-    feature_age_objective: float | None
-    exception_messages: bool
-    gpu: bool
-    gpu_names: Literal["otel", "dcgm", "both"]
-    gpu_reporter: Literal["elected", "each"]
-    host: bool
-    disabled: bool
-    notes: tuple[str, ...] = ()
-
-    def pipeline(self, signal: Signal) -> Pipeline | None:
-        """The pipeline of ``signal``, or None where it goes nowhere."""
-        return next((pipeline for pipeline in self.pipelines if pipeline.signal == signal), None)
 
 
 ARGUMENTS = (
     "service_name", "backend", "endpoint", "traces_endpoint", "metrics_endpoint", "logs_endpoint", "protocol",
     "headers", "compression", "timeout", "certificate", "client_certificate", "client_key", "path", "logs",
-    "service_version", "service_namespace", "environment", "instance_id", "resource_attributes", "sampling_ratio",
-    "metric_interval", "latency_objective", "feature_age_objective",
+    "service_version", "service_namespace", "environment", "instance_id", "resource_attributes", "sampling",
+    "sampling_ratio", "metric_interval", "latency_objective", "feature_age_objective",
     "exception_messages", "gpu", "gpu_names", "gpu_reporter", "host",
 )  # fmt: skip
 """What may be said, as an argument of ``configure`` or as a key of the file's ``[configure]`` table."""
@@ -204,9 +135,7 @@ class _Resolver:
             for signal in SIGNALS
             if signal not in self._taken and (pipeline := self._pipeline(signal, backend, logs=logs)) is not None
         )
-        ratio = self._arguments.get("sampling_ratio")
-        if ratio is None and not self._set("OTEL_TRACES_SAMPLER"):  # which the SDK reads itself
-            ratio = self._file.get("sampling_ratio")
+        sampling, ratio = self._sampling()
         messages = checked_bool("exception_messages", self._value("exception_messages", default=False))
         return Settings(
             service_name=self._service_name(),
@@ -214,7 +143,8 @@ class _Resolver:
             backend=backend,
             pipelines=pipelines,
             logs=logs,
-            sampling_ratio=None if ratio is None else number("sampling_ratio", ratio, at_least=0.0, at_most=1.0),
+            sampling=sampling,
+            sampling_ratio=ratio,
             metric_interval=self._metric_interval(),
             latency_objective=positive(
                 "latency_objective", self._value("latency_objective", default=DEFAULT_LATENCY_OBJECTIVE)
@@ -229,11 +159,24 @@ class _Resolver:
             notes=tuple(self._notes),
         )
 
+    def _sampling(self) -> tuple[Any, float | None]:
+        """How traces are chosen and by which ratio, None where the SDK's sampler is left as it is."""
+        sampler = self._environ.get("OTEL_TRACES_SAMPLER", "").strip().lower()
+        file = {} if sampler else self._file  # the SDK reads the variable itself
+        sampling = checked_choice("sampling", self._arguments.get("sampling", file.get("sampling", "ratio")), SAMPLINGS)
+        blame, ratio = "sampling_ratio", self._arguments.get("sampling_ratio")
+        if ratio is None and sampling == "tail" and sampler in ("traceidratio", "parentbased_traceidratio"):
+            blame, ratio = "OTEL_TRACES_SAMPLER_ARG", self._environ.get("OTEL_TRACES_SAMPLER_ARG", "").strip() or 1.0
+        if ratio is None:
+            ratio = file.get("sampling_ratio")
+        if ratio is None and sampling == "tail":
+            raise ConfigurationError(
+                'sampling="tail" needs sampling_ratio=, the share of ordinary traces to keep beside the others, as 0.05'
+            )
+        return sampling, None if ratio is None else number(blame, ratio, at_least=0.0, at_most=1.0)
+
     def _one_of(self, name: str, known: tuple[str, ...]) -> Any:
-        value = self._value(name, default=known[0])
-        if value not in known:
-            raise ConfigurationError(f"{name} must be one of {', '.join(map(repr, known))}, got {value!r}")
-        return value
+        return checked_choice(name, self._value(name, default=known[0]), known)
 
     # -- where a value comes from -------------------------------------------------------------------------------------
 

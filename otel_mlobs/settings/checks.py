@@ -10,7 +10,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from otel_mlobs.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from otel_mlobs.settings import Signal
+    from otel_mlobs.settings.records import Signal
 
 
 _NO_PORT = re.compile(r"^(\[[^\]/]*\]|[^:/]*):(?!\d{0,5}(?:/|$))[^/]*")
@@ -177,6 +177,13 @@ def positive(name: str, value: Any, *, at_most: float = float("inf")) -> float:
     if checked == 0.0:
         raise ConfigurationError(f"{name} must be positive, got {value!r}")
     return checked
+
+
+def checked_choice(name: str, value: Any, known: tuple[str, ...]) -> Any:
+    """``value``, which must be one of ``known``."""
+    if value not in known:
+        raise ConfigurationError(f"{name} must be one of {', '.join(map(repr, known))}, got {value!r}")
+    return value
 
 
 def checked_bool(name: str, value: Any) -> bool:

@@ -79,13 +79,14 @@ RANKING_COUNTERS = (
 )
 RANKING_GAUGES = (semconv.RANKING_COVERAGE, semconv.RANKING_CONCENTRATION)
 
-Family = Literal["models", "views", "rankings", "agreements", "stores"]
+Family = Literal["models", "views", "rankings", "agreements", "stores", "sampling"]
 _FAMILIES: dict[Family, tuple[tuple[semconv.Metric, ...], tuple[semconv.Metric, ...]]] = {
     "models": (COUNTERS, GAUGES),
     "stores": ((semconv.STORE_DROPPED,), (semconv.STORE_PENDING,)),
     "views": (VIEW_COUNTERS, VIEW_GAUGES),
     "rankings": (RANKING_COUNTERS, RANKING_GAUGES),
     "agreements": ((semconv.MODEL_AGREEMENT,), ()),
+    "sampling": ((semconv.SAMPLED_TRACES,), ()),
 }
 """Who is asked for which counters and gauges."""
 

@@ -15,13 +15,15 @@ from opentelemetry import metrics, trace
 from otel_mlobs import settings as settings_room
 from otel_mlobs.errors import ConfigurationError, MissingExtraError
 from otel_mlobs.settings.checks import number
-from otel_mlobs.telemetry import foreign, freshness, guard, hooks, instruments, running
+from otel_mlobs.telemetry import collected, foreign, freshness, guard, hooks, instruments, running
 from otel_mlobs.telemetry import operations as _operations  # noqa: F401 - loaded now: a fork or a signal in the middle of a later import would find half of it
 from otel_mlobs.telemetry.bounded import Signal, flush_all, stop_all
 from otel_mlobs.telemetry.instruments import DEFAULT_DURATION_BOUNDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
+
+    from opentelemetry.sdk.trace import SpanProcessor
 
     from otel_mlobs.settings import Pipeline, Settings
     from otel_mlobs.telemetry.pipelines import MetricPipeline, PerProcess
@@ -72,6 +74,7 @@ def configure(
     environment: str | None = None,
     instance_id: str | None = None,
     resource_attributes: Mapping[str, str] | None = None,
+    sampling: str | None = None,
     sampling_ratio: float | None = None,
     metric_interval: float | None = None,
     latency_objective: float | None = None,
@@ -112,6 +115,9 @@ def configure(
         environment: ``deployment.environment.name``, as ``"production"``.
         instance_id: ``service.instance.id``; a random one unless set. Forked children add ``/<pid>`` to it.
         resource_attributes: Further attributes of the resource.
+        sampling: ``"ratio"`` (default), or ``"tail"``: a trace is judged when its request has ended, and kept where it
+            failed, was slower than ``latency_objective``, has an odd or drifting prediction (one a second of each), or
+            is among ``sampling_ratio``, which must then be given.
         sampling_ratio: Share of traces to keep, 0 to 1, where the caller has not decided; all unless set here or by
             ``OTEL_TRACES_SAMPLER``.
         metric_interval: Seconds between metric exports; 15 unless set.
@@ -275,20 +281,22 @@ def _build_traces(building: _Building, pipeline: Pipeline, resolved: Settings, r
     from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcessor
 
     from otel_mlobs.telemetry.pipelines import Spans
+    from otel_mlobs.telemetry.sampling import TailProcessor, TailSampler, sampler_of
     from otel_mlobs.telemetry.spans import OwnTracerProvider
 
-    sampler = None
-    if resolved.sampling_ratio is not None:
-        from opentelemetry.sdk.trace.sampling import ParentBasedTraceIdRatio
-
-        sampler = ParentBasedTraceIdRatio(resolved.sampling_ratio)
+    sampler = sampler_of(resolved)
     provider = OwnTracerProvider(sampler=sampler, resource=resource, shutdown_on_exit=False)
     building.discards.append(provider.shutdown)
     sending = _per_process(building, pipeline)
     exporter = Spans(sending)
     # A person watches the console: each tree is drawn as its request ends, not with the next batch.
     simple = pipeline.exporter == "console"
-    provider.add_span_processor(SimpleSpanProcessor(exporter) if simple else BatchSpanProcessor(exporter))
+    processor: SpanProcessor = SimpleSpanProcessor(exporter) if simple else BatchSpanProcessor(exporter)
+    if isinstance(sampler, TailSampler):
+        decisions = sampler.decisions
+        processor = TailProcessor(processor, decisions, slow=resolved.latency_objective)
+        building.starts.append(lambda: collected.join(decisions, "sampling"))
+    provider.add_span_processor(processor)
     building.starts.append(lambda: trace.set_tracer_provider(provider))
     building.starts.append(lambda: _add_signal("traces", provider.force_flush, provider.shutdown, sending))
 

@@ -21,7 +21,7 @@ _OURS_ANYWAY = (
     "host",
 )  # fmt: skip
 _OF_ONE_SIGNAL: dict[settings_room.Signal, tuple[str, ...]] = {
-    "traces": ("traces_endpoint", "sampling_ratio"),
+    "traces": ("traces_endpoint", "sampling", "sampling_ratio"),
     "metrics": ("metrics_endpoint", "metric_interval"),
     "logs": ("logs_endpoint",),
 }

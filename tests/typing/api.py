@@ -180,6 +180,7 @@ assert_type(
         environment="production",
         instance_id="a",
         resource_attributes={"team": "ml"},
+        sampling="tail",
         sampling_ratio=0.1,
         metric_interval=15.0,
         latency_objective=0.08,
