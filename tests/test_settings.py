@@ -463,7 +463,7 @@ def test_a_wrong_variable_is_blamed_by_its_name(variable: str, value: str) -> No
         ('[configure]\nendpont = "x"', ["'endpont'", "did you mean 'endpoint'?"]),
         ("[configure]\nzzz = 1", ["'zzz'", "known are", "backend"]),
         ("[configur]", ["table", "'configur'", "did you mean 'configure'?"]),
-        ("configure = 1", ["[configure] must be a table"]),
+        ("configure = 1", ["configure must be a table"]),
         ("[configure", ["not valid TOML", "mlobs.toml"]),
         ("\xff\xfe", ["not valid TOML"]),
         ("[configure]\nsampling_ratio = 2", ["sampling_ratio", "2"]),

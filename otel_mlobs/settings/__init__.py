@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import difflib
 import os
-import sys
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,8 @@ from otel_mlobs.settings.checks import (
     positive,
 )
 from otel_mlobs.settings.checks import redacted as redacted
+from otel_mlobs.settings.objectives import Objectives as Objectives
+from otel_mlobs.settings.objectives import objectives_of
 from otel_mlobs.settings.records import DEFAULT_TIMEOUT as DEFAULT_TIMEOUT
 from otel_mlobs.settings.records import SIGNALS as SIGNALS
 from otel_mlobs.settings.records import Headers as Headers
@@ -33,11 +34,7 @@ from otel_mlobs.settings.records import Pipeline as Pipeline
 from otel_mlobs.settings.records import Settings as Settings
 from otel_mlobs.settings.records import Signal as Signal
 from otel_mlobs.settings.times import seconds
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from otel_mlobs.settings.toml_file import EMPTY, TomlFile, read
 
 TAKES: dict[str, tuple[Signal, ...]] = {
     "collector": ("traces", "metrics", "logs"),
@@ -57,9 +54,6 @@ DEFAULT_METRIC_INTERVAL = 15.0
 """Seconds. OpenTelemetry's own 60 s leaves a two-minute rate window with a single step."""
 _INTERVALS = (0.001, 86_400.0)
 """Seconds: from what one collection may take to a day."""
-DEFAULT_LATENCY_OBJECTIVE = 0.08
-
-
 SAMPLINGS = ("ratio", "tail")
 GPU_NAMES = ("otel", "dcgm", "both")
 GPU_REPORTERS = ("elected", "each")
@@ -73,6 +67,7 @@ ARGUMENTS = (
     "exception_messages", "gpu", "gpu_names", "gpu_reporter", "host",
 )  # fmt: skip
 """What may be said, as an argument of ``configure`` or as a key of the file's ``[configure]`` table."""
+FILE_TABLES = ("configure", "objectives", "alerting")
 
 
 def resolve(
@@ -86,26 +81,17 @@ def resolve(
     return _Resolver(arguments, os.environ if environ is None else environ, taken).settings()
 
 
-def duration_bounds(base: tuple[float, ...], objective: float) -> tuple[float, ...]:
-    """The histogram's bounds in seconds, the objective among them: an alert on it is then exact."""
-    return tuple(sorted({*base, objective}))
+def duration_bounds(base: tuple[float, ...], objectives: Objectives) -> tuple[float, ...]:
+    """The histogram's bounds in seconds, every latency objective among them: an alert on it is then exact."""
+    return tuple(sorted({*base, *objectives.latencies}))
 
 
-def load_file(path: str) -> dict[str, Any]:
-    """The ``[configure]`` table of the file at ``path``; an unknown key or table raises and names the nearest one."""
-    try:
-        with Path(path).open("rb") as handle:
-            content = tomllib.load(handle)
-    except OSError as error:
-        raise ConfigurationError(f"MLOBS_CONFIG={path!r} cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"{path} is not valid TOML: {error}") from error
-    _known(content, ("configure",), f"{path}: table")
-    table = content.get("configure", {})
-    if not isinstance(table, dict):
-        raise ConfigurationError(f"{path}: [configure] must be a table, got a {type(table).__name__}")
-    _known(table, ARGUMENTS, f"{path}: [configure]")
-    return table
+def load_file(path: str) -> TomlFile:
+    """The file at ``path``; an unknown table or key in it raises and names the nearest one."""
+    file = read(path)
+    file.known((), FILE_TABLES)
+    file.known(("configure",), ARGUMENTS)
+    return file
 
 
 def _known(table: Mapping[str, Any], names: tuple[str, ...], where: str) -> None:
@@ -123,7 +109,9 @@ class _Resolver:
         self._arguments = {key: value for key, value in arguments.items() if value is not None}
         self._environ = environ
         named = environ.get("MLOBS_CONFIG", "").strip()
-        self._file = load_file(named) if named else {}
+        file = load_file(named) if named else EMPTY
+        self._file = file.table("configure")
+        self._objectives = self._with_arguments(file)
         self._notes: list[str] = []
 
     def settings(self) -> Settings:
@@ -146,10 +134,7 @@ class _Resolver:
             sampling=sampling,
             sampling_ratio=ratio,
             metric_interval=self._metric_interval(),
-            latency_objective=positive(
-                "latency_objective", self._value("latency_objective", default=DEFAULT_LATENCY_OBJECTIVE)
-            ),
-            feature_age_objective=self._feature_age_objective(),
+            objectives=self._objectives,
             exception_messages=messages,
             gpu=checked_bool("gpu", self._value("gpu", default=False)),
             gpu_names=self._one_of("gpu_names", GPU_NAMES),
@@ -398,12 +383,21 @@ class _Resolver:
             raise ConfigurationError(f"{blame}={path!r} cannot be read: {reason}") from error
         return str(path)
 
-    def _feature_age_objective(self) -> float | None:
-        given = self._value("feature_age_objective")
-        try:
-            return None if given is None else seconds("feature_age_objective", given)
-        except ValueError as error:
-            raise ConfigurationError(str(error)) from None
+    def _with_arguments(self, file: TomlFile) -> Objectives:
+        """The objectives of the file, with those that are said as settings instead."""
+        said: dict[str, float] = {}
+        for setting, key in (("latency_objective", "latency"), ("feature_age_objective", "freshness")):
+            if setting in self._file and key in file.table("objectives"):
+                raise ConfigurationError(
+                    f"{file.where('objectives', key)} says what {setting} in [configure] says: one of them must go"
+                )
+            value = self._value(setting)
+            if value is not None:
+                try:
+                    said[key] = seconds(setting, value)
+                except ValueError as error:
+                    raise ConfigurationError(str(error)) from None
+        return objectives_of(file, **said)
 
     def _metric_interval(self) -> float:
         if "metric_interval" in self._arguments:

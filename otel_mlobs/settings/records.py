@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from otel_mlobs.settings.checks import hidden, redacted
+
+if TYPE_CHECKING:
+    from otel_mlobs.settings.objectives import Objectives
 
 Signal = Literal["traces", "metrics", "logs"]
 SIGNALS: tuple[Signal, ...] = ("traces", "metrics", "logs")
@@ -71,8 +74,7 @@ class Settings:
     sampling: Literal["ratio", "tail"]
     sampling_ratio: float | None
     metric_interval: float
-    latency_objective: float
-    feature_age_objective: float | None
+    objectives: Objectives
     exception_messages: bool
     gpu: bool
     gpu_names: Literal["otel", "dcgm", "both"]
@@ -80,6 +82,16 @@ class Settings:
     host: bool
     disabled: bool
     notes: tuple[str, ...] = ()
+
+    @property
+    def latency_objective(self) -> float:
+        """Seconds; of operations whose model or view has no objective of its own."""
+        return self.objectives.default.latency
+
+    @property
+    def feature_age_objective(self) -> float | None:
+        """Seconds; of views that have no objective of their own."""
+        return self.objectives.default.freshness
 
     def pipeline(self, signal: Signal) -> Pipeline | None:
         """The pipeline of ``signal``, or None where it goes nowhere."""

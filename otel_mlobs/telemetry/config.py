@@ -15,7 +15,7 @@ from opentelemetry import metrics, trace
 from otel_mlobs import settings as settings_room
 from otel_mlobs.errors import ConfigurationError, MissingExtraError
 from otel_mlobs.settings.checks import number
-from otel_mlobs.telemetry import collected, foreign, freshness, guard, hooks, instruments, running
+from otel_mlobs.telemetry import collected, foreign, guard, hooks, instruments, objectives, running
 from otel_mlobs.telemetry import operations as _operations  # noqa: F401 - loaded now: a fork or a signal in the middle of a later import would find half of it
 from otel_mlobs.telemetry.bounded import Signal, flush_all, stop_all
 from otel_mlobs.telemetry.instruments import DEFAULT_DURATION_BOUNDS
@@ -158,10 +158,8 @@ def configure(
         _state.settings = resolved
         _logger.addHandler(_OursOnStderr())
         running.record_exception_messages(resolved.exception_messages)
-        freshness.use_objective(resolved.feature_age_objective)
-        instruments.set_duration_bounds(
-            settings_room.duration_bounds(DEFAULT_DURATION_BOUNDS, resolved.latency_objective)
-        )
+        objectives.use(resolved.objectives)
+        instruments.set_duration_bounds(settings_room.duration_bounds(DEFAULT_DURATION_BOUNDS, resolved.objectives))
         if resolved.disabled:
             _logger.warning("OTEL_SDK_DISABLED is set: nothing is recorded and nothing is sent")
             return

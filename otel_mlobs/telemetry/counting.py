@@ -15,6 +15,7 @@ from otel_mlobs.core.estimates import Judgement
 from otel_mlobs.core.performance import Performance
 from otel_mlobs.core.tally import Tally
 from otel_mlobs.core.window import Window
+from otel_mlobs.telemetry import objectives
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -36,7 +37,7 @@ class Counting:
         panes: int,
         pane: float,
         once_per_request: bool,
-        tolerance: float,
+        tolerance: float | None,
         significance: float,
         panes_per_alarm: float,
         min_rows: float,
@@ -53,7 +54,8 @@ class Counting:
         """Whether its monitor has ended. Set by a finaliser, which runs anywhere and may wait for no lock."""
         self.due: float | None = None
         self._panes = panes
-        self._limits = {"tolerance": tolerance, "significance": significance, "min_rows": min_rows}
+        self._model, self._tolerance = profile.model, tolerance
+        self._limits = {"significance": significance, "min_rows": min_rows}
         self._panes_per_alarm = panes_per_alarm
         self.threshold = math.log10(panes_per_alarm * len(profile.columns))
         self.lock = threading.RLock()
@@ -203,7 +205,10 @@ class Counting:
 
     def _assess(self, began: float | None, since: list[float | None]) -> tuple[DriftResult, ...]:
         """One record per column; in ``since``, what is found drifted only now has drifted since ``began``."""
-        found = assess(self.reference, self._window.total, self._worth, **self._limits)
+        tolerance = self._tolerance
+        if tolerance is None:  # asked each time: a monitor is often made before configure() reads the file
+            tolerance = objectives.current().model(self._model).drift_tolerance
+        found = assess(self.reference, self._window.total, self._worth, tolerance=tolerance, **self._limits)
         drifted = found.drifted | self._flagged
         for index, known in enumerate(since):
             since[index] = None if not drifted[index] else began if known is None else known

@@ -15,7 +15,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from otel_mlobs import semconv
-from otel_mlobs.telemetry import collected, instruments, lookups, readings
+from otel_mlobs.telemetry import collected, instruments, lookups, objectives, readings
 from otel_mlobs.telemetry.timestamps import IN_SECONDS, seconds_of
 
 if TYPE_CHECKING:
@@ -41,13 +41,6 @@ _SKEW_S = 1.0
 
 _lock = threading.RLock()
 _views: dict[tuple[tuple[str, str], ...], View] = {}
-_objective: float | None = None
-
-
-def use_objective(seconds: float | None) -> None:
-    """How old features may be where their lookup does not say so itself; None: there is no objective."""
-    global _objective  # noqa: PLW0603 - a setting of the process
-    _objective = seconds
 
 
 class _Counts(NamedTuple):
@@ -73,6 +66,7 @@ class View(collected.Group):
     def __init__(self, labels: Labels) -> None:
         super().__init__()
         self.labels = labels
+        self.name = labels.get(semconv.FEATURE_VIEW_NAME)
         self.objectives: set[float] = set()
         self.timed = False
         """Whether its lookups say where their timestamps are: else nothing is known of its age."""
@@ -94,7 +88,7 @@ class View(collected.Group):
     @property
     def objective(self) -> float | None:
         """How old its features may be; where its lookups differ, by the strictest of them."""
-        return min(self.objectives) if self.objectives else _objective
+        return min(self.objectives) if self.objectives else objectives.current().view(self.name).freshness
 
     def ages(self, bounds: tuple[float, ...]) -> Recorder:
         """What records the ages of its features: the same for all its lookups, until recorders change."""
@@ -201,8 +195,7 @@ class LookupCounter:
         if view.timed:
             # Those of all views that are known by now: the SDK's histogram has one set of bounds for all its series
             bounds = set(AGE_BOUNDS).union(*(one.objectives for one in list(_views.values())))
-            if _objective is not None:
-                bounds.add(_objective)
+            bounds |= objectives.current().ages
             self._ages = view.ages(tuple(sorted(bounds)))
         collected.join(view, "views")
 
@@ -231,7 +224,9 @@ class LookupCounter:
             looked.lost = max(looked.lost, min(looked.missing, self._requested * (looked.entities - looked.hits)))
         now = time.time_ns()
         ages, newest = self._ages_of(looked, now / 1e9) if looked.stamps else ((), 0.0)
-        objective = _objective if self._reading.objective is None else self._reading.objective
+        objective = self._reading.objective
+        if objective is None:
+            objective = objectives.current().view(self._view.name).freshness
         stale = 0 if objective is None else sum([age > objective for age in ages])
         self._view.add(
             _Counts(

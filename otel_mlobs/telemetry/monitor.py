@@ -61,7 +61,7 @@ class Monitor:
         unit: ``"row"``, or ``"request"`` where the rows of one call share features of their request, as the candidates
             of a ranking share their user's: a feature that is the same for all rows of (almost) every batch is then
             counted once a batch.
-        tolerance: the smallest PSI that is worth a verdict.
+        tolerance: the smallest PSI that is worth a verdict; unless given that of the model's objectives, else 0.1.
         significance: how often a PSI of just the tolerance may be called drift.
         false_alarms_per_week: what the always-on alarm promises on average, over all features together.
         min_rows: below so many rows (of independent worth) in the window there is no verdict.
@@ -88,7 +88,7 @@ class Monitor:
         window: float = 3600.0,
         pane: float | None = None,
         unit: Literal["row", "request"] = "row",
-        tolerance: float = 0.1,
+        tolerance: float | None = None,
         significance: float = 0.05,
         false_alarms_per_week: float = 1.0,
         min_rows: int = 100,
@@ -107,7 +107,7 @@ class Monitor:
             "window": positive("window", window),
             "pane": pane,
             "unit": unit,
-            "tolerance": positive("tolerance", tolerance),
+            "tolerance": None if tolerance is None else positive("tolerance", tolerance),
             "significance": number("significance", significance, at_least=1e-9, at_most=0.5),
             "false_alarms_per_week": positive("false_alarms_per_week", false_alarms_per_week),
             "min_rows": whole("min_rows", min_rows, at_least=1),
