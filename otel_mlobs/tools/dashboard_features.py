@@ -1,0 +1,200 @@
+"""The dashboard of features: how far one has moved, where to, and what speaks for it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from otel_mlobs import semconv
+from otel_mlobs.core.binning import MISSING, NONFINITE, OTHER
+from otel_mlobs.tools.dashboard_json import Link, Panel, Query, Row, dashboard, label_of, to
+from otel_mlobs.tools.dashboard_parts import FEATURES, GPUS, of_models, sources, tolerance, values
+from otel_mlobs.tools.dashboard_queries import (
+    ALTERNATIVE,
+    BIN,
+    FEATURE,
+    INSTANCE,
+    JOB,
+    MODEL,
+    OF_FEATURE,
+    OF_MODEL,
+    VERSION,
+    by,
+    label,
+    rate,
+    series,
+    shown,
+)
+
+if TYPE_CHECKING:
+    from otel_mlobs.tools.dashboard_parts import Context
+
+_TO_GPUS = Link("The GPUs beneath", to(GPUS, job=label_of(JOB)))
+
+
+def features(context: Context) -> dict[str, Any]:
+    """One feature: how far it has moved, where to, and what speaks for it."""
+    return dashboard(
+        FEATURES,
+        "ML serving: feature",
+        "A feature's live values against the reference. Made by `otel-mlobs dashboard`.",
+        [
+            *sources(context),
+            *of_models(),
+            values("feature", "Feature", FEATURE, (semconv.FEATURE_REFERENCE,), OF_MODEL),
+        ],
+        [
+            Row("Has it moved?", _moved(context)),
+            Row("Where to?", _distribution(context)),
+            Row("Missing and unseen", _special(context)),
+            Row("In the processes", _processes()),
+        ],
+    )
+
+
+def _moved(context: Context) -> list[Panel]:
+    recorded, bound = context.recorded, tolerance(context)
+    score = label(semconv.NORMAL_SCORE)
+    return [
+        Panel(
+            "Evidence against threshold",
+            "The alarm's evidence, as a decimal logarithm. From the threshold on the feature drifts.",
+            "short",
+            [
+                Query(recorded("feature:mlobs_drift_evidence:log10", OF_FEATURE), shown(FEATURE, MODEL)),
+                Query(recorded("model:mlobs_drift_threshold:log10", OF_MODEL), f"threshold {shown(MODEL, VERSION)}"),
+            ],
+            links=[_TO_GPUS],
+        ),
+        Panel(
+            "PSI by window",
+            "Against the reference, over the windows of the alarm: a short one shows what is new, a long one what is small. "
+            "Not corrected for chance, which lifts those of few rows. The line is the tolerance.",
+            "short",
+            [
+                Query(
+                    recorded("feature:mlobs_drift_psi:increase{drift}", OF_FEATURE, window=window),
+                    f"{window} {shown(FEATURE)}",
+                )
+                for window in recorded.alarm_windows
+            ]
+            + [*bound.lines],
+            limit=bound.limit,
+        ),
+        Panel(
+            "What speaks for drift",
+            "The alternatives of the alarm, as natural logarithms: values up or down (shift), spread (scale), another "
+            "shape, more missing or unseen, more rare ones.",
+            "short",
+            [
+                Query(
+                    by(
+                        "max",
+                        (FEATURE, ALTERNATIVE, score, BIN),
+                        recorded("feature_alternative:mlobs_drift_evidence:ln", OF_FEATURE),
+                    ),
+                    shown(FEATURE, ALTERNATIVE, score, BIN),
+                )
+            ],
+        ),
+    ]
+
+
+def _shares(context: Context) -> tuple[str, str]:
+    recorded, kept = context.recorded, (FEATURE, BIN)
+    observed = "feature{}:mlobs_feature_observations:increase{{drift}}"
+    reference = "feature{}:mlobs_feature_reference:rows"
+    live, known = (
+        f"{by('sum', kept, recorded(name.format('_bin'), OF_FEATURE))}\n/ ignoring ({BIN}) group_left ()\n"
+        f"{by('sum', (FEATURE,), recorded(name.format(''), OF_FEATURE))}"
+        for name in (observed, reference)
+    )
+    return live, known
+
+
+def _distribution(context: Context) -> list[Panel]:
+    live, known = _shares(context)
+    window = context.recorded.drift_window
+    return [
+        Panel(
+            "Reference against live",
+            f"Share of rows in each cell of the profile: of the training data, and of the last {window}. Cells are the "
+            "reference's deciles in their order, or categories; their bounds and names are in the profile. Choose one "
+            "feature.",
+            "percentunit",
+            [Query(by("avg", (BIN,), known), kind="table"), Query(by("avg", (BIN,), live), kind="table")],
+            kind="barchart",
+            width=12,
+            height=9,
+            joined=BIN,
+            names_of={BIN: "Cell", "Value #A": "reference", "Value #B": "live"},
+            hides=["Time", "Time 1", "Time 2"],
+        ),
+        Panel(
+            "Cells over time",
+            f"Share of rows in each cell over {window}.",
+            "percentunit",
+            [Query(live, shown(FEATURE, BIN))],
+            width=12,
+            height=9,
+            stacked=True,
+        ),
+    ]
+
+
+def _special(context: Context) -> list[Panel]:
+    recorded = context.recorded
+    panels = []
+    for what, title, cells in (("missing", "Missing", MISSING), ("unseen", "Unseen", f"{NONFINITE} and {OTHER}")):
+        panels.append(
+            Panel(
+                f"{title} values",
+                f"Share of values in the cells {cells}, of the last {recorded.drift_window} and of the training data.",
+                "percentunit",
+                [
+                    Query(
+                        recorded(f"feature:mlobs_feature_{what}:ratio_increase{{drift}}", OF_FEATURE), shown(FEATURE)
+                    ),
+                    Query(
+                        recorded(f"feature:mlobs_feature_{what}_reference:ratio", OF_FEATURE),
+                        f"reference {shown(FEATURE)}",
+                    ),
+                ],
+            )
+        )
+    kind = label(semconv.VIOLATION)
+    panels.append(
+        Panel(
+            "Broken contract",
+            "Values a second that the reference never had the like of, by kind.",
+            "cps",
+            [Query(rate(semconv.FEATURE_VIOLATIONS, (FEATURE, kind), OF_FEATURE), shown(FEATURE, kind))],
+        )
+    )
+    return panels
+
+
+def _processes() -> list[Panel]:
+    method = label(semconv.DRIFT_METHOD)
+    return [
+        Panel(
+            "Distances by method",
+            "The largest of any process, over its own window.",
+            "short",
+            [Query(by("max", (FEATURE, method), series(semconv.DRIFT_SCORES, OF_FEATURE)), shown(FEATURE, method))],
+        ),
+        Panel(
+            "Verdict",
+            "Of each process: 1 where the feature has moved, materially and certainly. Nothing while it has too few rows.",
+            "short",
+            [Query(series(semconv.DRIFT_STATUSES, OF_FEATURE), shown(FEATURE, INSTANCE))],
+            kind="state-timeline",
+            names={0: ("ok", "green"), 1: ("drift", "red")},
+        ),
+        Panel(
+            "Rows",
+            "Values counted a second.",
+            "cps",
+            [Query(rate(semconv.FEATURE_OBSERVATIONS, (JOB, FEATURE), OF_FEATURE), shown(JOB, FEATURE))],
+            links=[_TO_GPUS],
+        ),
+    ]
