@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from otel_mlobs._version import __version__
 from otel_mlobs.errors import ConfigurationError, MissingExtraError
 from otel_mlobs.settings import PROTOCOLS, SIGNALS, TAKES
-from otel_mlobs.tools import gpu_command, outcomes_command, profile_command
+from otel_mlobs.tools import dashboard_command, gpu_command, outcomes_command, profile_command
 from otel_mlobs.tools.terminal import printable, progress, shows_unicode
 
 if TYPE_CHECKING:
@@ -107,6 +107,7 @@ def _parser() -> argparse.ArgumentParser:
     profile_command.add(commands)
     outcomes_command.add(commands)
     gpu_command.add(commands)
+    dashboard_command.add(commands)
     return parser
 
 

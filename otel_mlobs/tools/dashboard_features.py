@@ -67,7 +67,7 @@ def _moved(context: Context) -> list[Panel]:
         ),
         Panel(
             "PSI by window",
-            "Against the reference, over the windows of the alarm: a short one shows what is new, a long one what is small. "
+            "Against the reference, over the alarm's windows: a short one shows what is new, a long one what is small. "
             "Not corrected for chance, which lifts those of few rows. The line is the tolerance.",
             "short",
             [
@@ -184,7 +184,7 @@ def _processes() -> list[Panel]:
         ),
         Panel(
             "Verdict",
-            "Of each process: 1 where the feature has moved, materially and certainly. Nothing while it has too few rows.",
+            "Of each process: whether the feature has moved, materially and certainly. None while rows are too few.",
             "short",
             [Query(series(semconv.DRIFT_STATUSES, OF_FEATURE), shown(FEATURE, INSTANCE))],
             kind="state-timeline",

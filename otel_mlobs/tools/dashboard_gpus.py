@@ -171,8 +171,7 @@ def _standard() -> list[Row]:
                 ),
                 Panel(
                     "What holds the clocks down",
-                    "1 while it does: a power cap, heat, the power supply. The usual answer to a latency that rose while "
-                    "nothing was deployed.",
+                    "A power cap, heat, the power supply: the usual answer where latency rose and nothing was deployed.",
                     "short",
                     [
                         Query(

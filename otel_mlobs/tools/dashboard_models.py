@@ -217,15 +217,17 @@ def _contract() -> list[Panel]:
 
 def _labels(context: Context) -> list[Panel]:
     recorded, result = context.recorded, label(semconv.OUTCOME_RESULT)
-    delays = [
-        Query(recorded(f"model:mlobs_outcome_delay_seconds:{level}_increase{{outcomes}}", OF_MODEL), f"{level} {_NAME}")
-        for level in ("p50", "p95")
-    ]
+    native = by("sum", _VERSIONED, f"increase({series(semconv.OUTCOME_DELAY, OF_MODEL)}[{recorded.outcomes_window}])")
+    delays = []
+    for name, level in (("p50", 0.5), ("p95", 0.95)):
+        known = recorded(f"model:mlobs_outcome_delay_seconds:{name}_increase{{outcomes}}", OF_MODEL)
+        delay = f"{by('max', _VERSIONED, known)}\nor\nhistogram_quantile({level:g}, {native})"
+        delays.append(Query(delay, f"{name} {_NAME}"))
     return [
         Panel(
             "Coverage",
-            "Share of mature predictions whose label came, and labels that found their prediction over predictions made. "
-            "All below rests on it.",
+            "Share of mature predictions whose label came; and labels that found their prediction over predictions "
+            "made. All below rests on it.",
             "percentunit",
             [
                 Query(recorded("model:mlobs_outcome_coverage:ratio_increase{outcomes}", OF_MODEL), f"coverage {_NAME}"),
@@ -269,9 +271,9 @@ def _performance(context: Context) -> Panel:
     ]
     return Panel(
         "$metric",
-        "By the labels that came, with the 95% interval; as estimated without labels (of when predictions were made, so "
-        "it runs ahead by the labels' delay), with the widest band of any process; the thresholds of the reference, and "
-        "the objective.",
+        "By the labels that came, with the 95% interval; as estimated without labels (by when predictions were made: it "
+        "runs ahead by the labels' delay), with the widest band of any process; the reference's thresholds, and the "
+        "objective.",
         "short",
         [
             Query(realized, f"realised, {shown(_BOUND)} {_NAME}"),
@@ -358,7 +360,7 @@ def _business(context: Context) -> list[Panel]:
     return [
         Panel(
             "Value by confusion cell",
-            f"What the predictions of {recorded.outcomes_window} were worth: rightly flagged (tp), wrongly (fp), missed (fn).",
+            f"What predictions of {recorded.outcomes_window} were worth: flagged rightly (tp), wrongly (fp), missed (fn).",
             "short",
             [
                 Query(
@@ -369,7 +371,8 @@ def _business(context: Context) -> list[Panel]:
         ),
         Panel(
             "Lost to wrong predictions",
-            f"Value of what was missed or wrongly flagged in {recorded.outcomes_window}. The line is what may be lost in a day.",
+            f"Value of what was missed or wrongly flagged in {recorded.outcomes_window}. The line is the objective, "
+            "which is of a day.",
             "short",
             [Query(by("sum", (*_VERSIONED, _CURRENCY), recorded(value, *lost)), shown(MODEL, _CURRENCY)), *lines],
         ),
@@ -394,8 +397,8 @@ def _ranking(context: Context) -> list[Panel]:
     return [
         Panel(
             "Events by place",
-            f"Events per item shown, by place in the list, of {recorded.outcomes_window}: of clicks the click-through rate. "
-            "Compare a place with itself.",
+            f"Events per item shown, by place in the list, of {recorded.outcomes_window}: of clicks the click-through "
+            "rate. Compare a place with itself.",
             "percentunit",
             [Query(by("max", (_POSITION, _EVENT), by_place), kind="table")],
             kind="barchart",
@@ -433,7 +436,7 @@ def _ranking(context: Context) -> list[Panel]:
         ),
         Panel(
             "The catalogue",
-            "Of each process: share of the catalogue that was shown, and share of places that went to the most shown tenth.",
+            "Of each process: share of the catalogue that was shown, and of places that went to the most shown tenth.",
             "percentunit",
             [
                 Query(series(semconv.RANKING_COVERAGE, OF_MODEL), f"shown {shown(MODEL, INSTANCE)}"),

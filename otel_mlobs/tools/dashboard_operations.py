@@ -12,7 +12,6 @@ from otel_mlobs.tools.dashboard_parts import (
     GPUS,
     OPERATIONS,
     of_models,
-    pressure,
     red,
     results,
     sources,
@@ -103,8 +102,8 @@ def _durations(context: Context) -> list[Panel]:
         ),
         Panel(
             "Slower than the objective",
-            "Share of operations above the latency objective, exact since it is a bound of the buckets. The line is the "
-            "share that is allowed.",
+            "Share of operations above the latency objective, exact since that is a bound of the buckets. The line is "
+            "the share that is allowed.",
             "percentunit",
             [Query("\nor\n".join(shares), _NAME)],
             limit=round(1 - objective.latency_quantile, 12),
@@ -153,7 +152,7 @@ def _traces(context: Context) -> list[Panel]:
     asked = (
         (
             "Slow traces",
-            f"Traces of the service with an operation that took longer than {slow}, the newest first. A click opens one.",
+            f"Traces of the service with an operation that took longer than {slow}. A click opens one.",
             {"minDuration": slow},
             f"{{ {of_service} && {an_operation} && duration > {slow} }}",
         ),
@@ -256,7 +255,7 @@ def _host() -> list[Panel]:
     return [
         Panel(
             "Pressure",
-            "Share of time in which some, or all (full), tasks waited for a resource, of the host and of the container.",
+            "Share of time in which some tasks, or all (full), waited for a resource, on the host and in the container.",
             "percentunit",
             [Query(every, shown(resource, extent, scope))],
         ),

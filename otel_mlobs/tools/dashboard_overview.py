@@ -31,7 +31,6 @@ from otel_mlobs.tools.dashboard_queries import (
     VERSION,
     beyond,
     by,
-    equal,
     label,
     like,
     observed,
@@ -97,7 +96,7 @@ def _verdicts(context: Context) -> list[Panel]:
         ),
         _stat(
             "Slow",
-            f"The worst model's share of operations that took more than {objective.latency:g} s; {slow:.4g} of them may.",
+            f"The worst model's share of operations slower than {objective.latency:g} s; {slow:.4g} of them may be.",
             "percentunit",
             f"max({beyond(objective.latency, semconv.OPERATION_DURATION, _OF_MODEL, OF_MODEL)})",
             slow,

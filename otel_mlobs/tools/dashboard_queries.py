@@ -109,7 +109,7 @@ def ratio(part: str, whole: str) -> str:
 
 
 def constants(selector: str, what: str, limits: Mapping[str, float], default: float | None, *matchers: str) -> str:
-    """For each value that ``selector``'s series have of the label ``what`` its number: of ``limits``, or the default."""
+    """For each value of the label ``what`` in ``selector``'s series its number: of ``limits``, or the default."""
     own = [(equal(what, name), limit) for name, limit in limits.items()]
     if default is not None:
         others = quoted("|".join(re.escape(name) for name in limits))

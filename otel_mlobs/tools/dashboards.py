@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from otel_mlobs.tools.dashboard_features import features
@@ -12,16 +12,15 @@ from otel_mlobs.tools.dashboard_gpus import gpus
 from otel_mlobs.tools.dashboard_models import models
 from otel_mlobs.tools.dashboard_operations import operations
 from otel_mlobs.tools.dashboard_overview import overview
-from otel_mlobs.tools.dashboard_parts import Context, GpuNames, TraceStore
+from otel_mlobs.tools.dashboard_parts import Context
 from otel_mlobs.tools.dashboard_queries import Recorded
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from otel_mlobs.settings.objectives import Objectives
+    from otel_mlobs.tools.dashboard_parts import GpuNames, TraceStore
 
-TRACE_STORES: tuple[str, ...] = get_args(TraceStore)
-GPU_NAMES: tuple[str, ...] = get_args(GpuNames)
 MOUNT = "/etc/grafana/provisioning"
 _FOLDER = "otel-mlobs"
 _PROMETHEUS_UID, _TRACES_UID = "mlobs-prometheus", "mlobs-traces"
