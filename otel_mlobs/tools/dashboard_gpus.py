@@ -171,7 +171,7 @@ def _standard() -> list[Row]:
                 ),
                 Panel(
                     "What holds the clocks down",
-                    "A power cap, heat, the power supply: the usual answer where latency rose and nothing was deployed.",
+                    "A power cap, heat, the power supply: the usual reason for latency without a deployment.",
                     "short",
                     [
                         Query(

@@ -334,6 +334,16 @@ class Variable:
         }
 
 
+def outside(title: str, url: str) -> dict[str, Any]:
+    """A link at a dashboard's top to another site."""
+    return _top_link("link", title, url=url, targetBlank=True)
+
+
+def _top_link(kind: str, title: str, **more: Any) -> dict[str, Any]:
+    base = {"type": kind, "title": title, "tags": [], "asDropdown": False, "includeVars": False, "keepTime": True}
+    return {**base, "targetBlank": False, "icon": "external link", "tooltip": "", "url": "", **more}
+
+
 def dashboard(
     uid: str, title: str, description: str, variables: Sequence[Variable], rows: Sequence[Row], *, since: str = "now-1h"
 ) -> dict[str, Any]:
@@ -370,20 +380,7 @@ def dashboard(
         "graphTooltip": 1,
         "time": {"from": since, "to": "now"},
         "refresh": "30s",
-        "links": [
-            {
-                "type": "dashboards",
-                "title": "ML serving",
-                "tags": [TAG],
-                "asDropdown": False,
-                "includeVars": True,
-                "keepTime": True,
-                "targetBlank": False,
-                "icon": "external link",
-                "tooltip": "",
-                "url": "",
-            }
-        ],
+        "links": [_top_link("dashboards", "ML serving", tags=[TAG], includeVars=True)],
         "annotations": {"list": []},
         "templating": {"list": [variable.json() for variable in variables]},
         "panels": panels,

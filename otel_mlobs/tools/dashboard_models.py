@@ -271,8 +271,8 @@ def _performance(context: Context) -> Panel:
     ]
     return Panel(
         "$metric",
-        "By the labels that came, with the 95% interval; as estimated without labels (by when predictions were made: it "
-        "runs ahead by the labels' delay), with the widest band of any process; the reference's thresholds, and the "
+        "By the labels that came, with the 95% interval; as estimated without labels (by when predictions were made: "
+        "it runs ahead by the labels' delay), with the widest band of any process; the reference's thresholds; and the "
         "objective.",
         "short",
         [
@@ -360,7 +360,7 @@ def _business(context: Context) -> list[Panel]:
     return [
         Panel(
             "Value by confusion cell",
-            f"What predictions of {recorded.outcomes_window} were worth: flagged rightly (tp), wrongly (fp), missed (fn).",
+            f"Value of predictions in {recorded.outcomes_window}: flagged rightly (tp), wrongly (fp), missed (fn).",
             "short",
             [
                 Query(

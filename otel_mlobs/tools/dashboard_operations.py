@@ -255,7 +255,7 @@ def _host() -> list[Panel]:
     return [
         Panel(
             "Pressure",
-            "Share of time in which some tasks, or all (full), waited for a resource, on the host and in the container.",
+            "Share of time in which some tasks, or all (full), waited for a resource, on host and in container.",
             "percentunit",
             [Query(every, shown(resource, extent, scope))],
         ),

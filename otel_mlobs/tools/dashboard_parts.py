@@ -90,8 +90,9 @@ def sources(context: Context) -> list[Variable]:
 
 def values(name: str, title: str, what: str, metrics: Sequence[semconv.Metric], *matchers: str) -> Variable:
     """A variable with all values that a label has in the metrics' series."""
-    names = "|".join(prometheus_name(metric) for metric in metrics)
-    chosen = select("", f'__name__=~"{names}"', *matchers)
+    names = [prometheus_name(metric) for metric in metrics]
+    several = "|".join(names)
+    chosen = select(names[0], *matchers) if len(names) == 1 else select("", f'__name__=~"{several}"', *matchers)
     return Variable(name, title, f"label_values({chosen}, {what})")
 
 

@@ -7,13 +7,15 @@ import re
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from otel_mlobs import semconv
 from otel_mlobs.tools.dashboard_features import features
 from otel_mlobs.tools.dashboard_gpus import gpus
+from otel_mlobs.tools.dashboard_json import outside
 from otel_mlobs.tools.dashboard_models import models
 from otel_mlobs.tools.dashboard_operations import operations
 from otel_mlobs.tools.dashboard_overview import overview
 from otel_mlobs.tools.dashboard_parts import Context
-from otel_mlobs.tools.dashboard_queries import Recorded
+from otel_mlobs.tools.dashboard_queries import MODEL, OPERATION, RATE, Recorded, quantile
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -47,8 +49,11 @@ def dashboards(
         ValueError: a window is one that the rules cannot have.
     """
     context = Context(objectives, Recorded(drift_window, outcomes_window), traces, gpu_names)
-    made = (page(context) for page in (overview, models, operations, features, gpus))
-    return {one["uid"]: one for one in made}
+    made = {one["uid"]: one for one in (page(context) for page in (overview, models, operations, features, gpus))}
+    if objectives.default.traces:
+        for one in made.values():
+            one["links"].append(outside("Traces", objectives.default.traces))
+    return made
 
 
 def write(
@@ -130,6 +135,7 @@ providers:
 
 def _sources(traces: TraceStore, prometheus_url: str, traces_url: str, interval: str) -> str:
     # $$ is a dollar sign to Grafana, which replaces variables of its environment in this file
+    p99 = quantile(0.99, semconv.OPERATION_DURATION, (), "$$__tags").replace(RATE, "5m").replace("\n", " ")
     return f"""\
 # Made by `otel-mlobs dashboard`. Names that begin with $ are variables of Grafana's environment.
 apiVersion: 1
@@ -159,11 +165,11 @@ datasources:
         spanStartTimeShift: -10m
         spanEndTimeShift: 10m
         tags:
-          - key: mlobs.operation.name
-            value: mlobs_operation_name
-          - key: mlobs.model.name
-            value: mlobs_model_name
+          - key: {semconv.OPERATION_NAME}
+            value: {OPERATION}
+          - key: {semconv.MODEL_NAME}
+            value: {MODEL}
         queries:
           - name: p99 of this operation
-            query: histogram_quantile(0.99, sum by (le) (rate(mlobs_operation_duration_seconds_bucket{{$$__tags}}[5m])))
+            query: {p99}
 """

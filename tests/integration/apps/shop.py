@@ -51,9 +51,7 @@ profile = mlobs.Profile.fit(
     version="3",
 )
 store = mlobs.OutcomeStore("memory:")
-monitor = mlobs.Monitor(
-    profile, window=60.0, pane=2.0, min_rows=50, outcomes=store, maturity=3.0, unlabelled="missing"
-)
+monitor = mlobs.Monitor(profile, window=60.0, pane=2.0, min_rows=50, outcomes=store, maturity=3.0, unlabelled="missing")
 lists = mlobs.RankingMonitor(
     model="ltr", version="7", k=5, outcomes=store, maturity=3.0, events=("click", "purchase"), catalogue_size=200
 )
@@ -120,14 +118,17 @@ waiting: list[tuple[str, float, float]] = []
 begun = time.monotonic()
 while True:
     started = time.monotonic()
+    changed = started - begun > settings["drift_after"]
+    if draw.random() < 0.02:
+        lists.shown("no list")  # an error of the integration, which the library counts and survives
     try:
-        recommend(changed=started - begun > settings["drift_after"])
+        recommend(changed=changed)
     except TimeoutError:
         pass
     while waiting and started - waiting[0][2] > 1.0:
         name, score, _ = waiting.pop(0)
         if draw.random() < 0.9:
             monitor.outcome(
-                int(draw.random() < score**1.2), prediction_id=name, value=draw.expovariate(1 / 40), currency="EUR"
+                int(draw.random() < (score**2 if changed else score)), prediction_id=name, value=draw.expovariate(1 / 40), currency="EUR"
             )
     time.sleep(max(0.0, 1 / settings["rate"] - (time.monotonic() - started)))
