@@ -70,6 +70,7 @@ NOT_SHOWN = {
     semconv.RANKING_EVENTS: "likewise",
     semconv.RANKING_VALUE: "read through the recorded value",
     semconv.HW_GPU_IO: "its rate is shown as the device reports it",
+    semconv.CONTAINER_THROTTLED_TIME: "the share of throttled periods says it",
     semconv.HW_FAN_SPEED_RATIO: "servers' GPUs have none",
 }
 """Metrics that no panel asks for by their own name, and why."""

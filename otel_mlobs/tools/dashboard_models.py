@@ -20,6 +20,7 @@ from otel_mlobs.tools.dashboard_queries import (
     INSTANCE,
     JOB,
     MODEL,
+    OF_JOB,
     OF_MODEL,
     OPERATION,
     OUTPUT,
@@ -217,6 +218,7 @@ def _contract() -> list[Panel]:
 
 def _labels(context: Context) -> list[Panel]:
     recorded, result = context.recorded, label(semconv.OUTCOME_RESULT)
+    kind, reason = label(semconv.STORE_KIND), label(semconv.STORE_REASON)
     native = by("sum", _VERSIONED, f"increase({series(semconv.OUTCOME_DELAY, OF_MODEL)}[{recorded.outcomes_window}])")
     delays = []
     for name, level in (("p50", 0.5), ("p95", 0.95)):
@@ -249,6 +251,20 @@ def _labels(context: Context) -> list[Panel]:
                     shown(MODEL, result),
                 )
             ],
+        ),
+        Panel(
+            "Waiting to be written",
+            "Predictions and labels that each process has yet to write to the store; more while the store is slow.",
+            "short",
+            [Query(by("max", (JOB, INSTANCE, kind), series(semconv.STORE_PENDING, OF_JOB)), shown(INSTANCE, kind))],
+            width=12,
+        ),
+        Panel(
+            "Lost for ever",
+            "Predictions and labels a second that no store will know, by reason: their outcomes will not be counted.",
+            "cps",
+            [Query(rate(semconv.STORE_DROPPED, (JOB, kind, reason), OF_JOB), shown(kind, reason))],
+            width=12,
         ),
     ]
 

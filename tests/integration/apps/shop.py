@@ -37,7 +37,7 @@ def customer(*, changed: bool = False) -> dict[str, object]:
 
 def chance(row: dict[str, object]) -> float:
     """How probably a customer leaves, as the model has it."""
-    return float(1 / (1 + np.exp(-((float(row["age"]) - 45) / 8 - float(row["visits"]) / 10))))  # type: ignore[arg-type]
+    return float(1 / (1 + np.exp(-((float(row["age"]) - 45) / 8 - float(row["visits"]) / 10))))
 
 
 training = [customer() for _ in range(4_000)]
@@ -102,7 +102,7 @@ def rank(items: list[int]) -> list[tuple[int, float]]:
     return [(item, item / 200) for item in ranked]
 
 
-@mlobs.prediction(monitor=monitor, inputs="row", gpu=settings["configure"].get("gpu", False))
+@mlobs.prediction(monitor=monitor, inputs="row", gpu=0 if settings["configure"].get("gpu") else False)
 def predict(row: dict[str, object]) -> float:
     """A score; it takes some time, and now and then it fails."""
     time.sleep(0.12 if draw.random() < 0.02 else draw.expovariate(1 / 0.005))
@@ -129,6 +129,9 @@ while True:
         name, score, _ = waiting.pop(0)
         if draw.random() < 0.9:
             monitor.outcome(
-                int(draw.random() < (score**2 if changed else score)), prediction_id=name, value=draw.expovariate(1 / 40), currency="EUR"
+                int(draw.random() < (score**2 if changed else score)),
+                prediction_id=name,
+                value=draw.expovariate(1 / 40),
+                currency="EUR",
             )
     time.sleep(max(0.0, 1 / settings["rate"] - (time.monotonic() - started)))
