@@ -244,6 +244,9 @@ class Panel:
                 "justifyMode": "auto",
                 "textMode": "auto",
                 "orientation": "auto",
+                "percentChangeColorMode": "standard",
+                "showPercentChange": False,
+                "wideLayout": True,
                 "reduceOptions": {"calcs": ["lastNotNull"], "fields": "", "values": False},
             }
         if self.kind == "heatmap":
@@ -256,6 +259,7 @@ class Panel:
                 "filterValues": {"le": 1e-9},
                 "legend": {"show": True},
                 "rowsFrame": {"layout": "auto"},
+                "showValue": "never",
                 "tooltip": {"mode": "single", "yHistogram": False},
                 "yAxis": {"unit": self.unit, "axisPlacement": "left", "reverse": False},
             }  # fmt: skip
@@ -271,10 +275,12 @@ class Panel:
                 "barRadius": 0,
                 "xTickLabelRotation": 0,
                 "xTickLabelSpacing": 100,
+                "xTickLabelMaxLength": 0,
+                "fullHighlight": False,
                 "legend": legend,
                 "tooltip": several,
             }
-        return {"showHeader": True, "cellHeight": "sm"}
+        return {"frameIndex": 0, "showHeader": True, "cellHeight": "sm"}
 
     def _transformations(self) -> Iterator[dict[str, Any]]:
         if self.kind == "table" and len(self.queries) > 1:
