@@ -54,6 +54,8 @@ def number(value: float, unit: str) -> str:
     if end and end != "°C" and abs(value) >= 1000:
         step = min(3, int(math.log10(abs(value)) // 3))
         return f"{value / 1000**step:.3g} {'kMG'[step - 1]}{end}"
+    if unit == "short" and abs(value) >= 1000:
+        return f"{value / 1000:.3g} k"
     return f"{value:.3g}{' ' if end and end[0] != '/' else ''}{end}"
 
 
@@ -117,7 +119,7 @@ def _table(one: Shown, wide: int, high: int) -> Iterator[str]:
     for line, row in enumerate(one.rows[: int((high - 34) / 19)]):
         y = 42 + line * 19
         for at, cell in enumerate(row):
-            said = clipped(cell, wide / columns - 8, 5.8)
+            said = clipped(cell, wide / columns - 8, 6.4)
             yield text(10 + at * (wide - 12) / columns, y, said, FAINT if line == 0 else INK)
         yield f'<path d="M8 {y + 5}H{wide - 8}" stroke="{LINE}"/>'
 
@@ -191,10 +193,14 @@ def _lines(one: Shown, wide: int, high: int, start: float, end: float) -> Iterat
     for which, (each, points) in enumerate(lines):
         color = NAMED["red"] if each.limit else COLORS[which % len(COLORS)]
         dashes = ' stroke-dasharray="6 4"' if each.limit else ""
+        for beginning, own in (("estimated,", COLORS[0]), ("realised,", COLORS[1])):
+            if each.name.startswith(beginning):
+                color, dashes = own, "" if ", value " in each.name else ' stroke-dasharray="2 3"'
         path = "L".join(place(*point) for point in points)
         yield f'<path d="M{path}" fill="none" stroke="{color}" stroke-width="1.3"{dashes}/>'
         names.append((each.name, color))
-    for at, value in one.marks[-MOST_EXEMPLARS:]:
+    marks = [mark for mark in one.marks if mark[0] >= start]
+    for at, value in marks[:: max(1, len(marks) // MOST_EXEMPLARS)]:
         x, y = map(float, place(at, min(value, top)).split())
         yield f'<path d="M{x:.1f} {y - 3:.1f}l3 3l-3 3l-3 -3z" fill="#8250df" opacity="0.7"/>'
     yield from _legend(names, wide, high, len(one.series) - len(drawn))
@@ -208,7 +214,7 @@ def _legend(names: Sequence[tuple[str, str]], wide: int, high: int, more: int = 
     for name, color in shown:
         room = left / len(shown)
         yield f'<rect x="{x:.0f}" y="{high - 14}" width="10" height="3" fill="{color}"/>'
-        yield text(x + 14, high - 8, clipped(name, room - 18, 5.3), FAINT, 10)
+        yield text(x + 14, high - 8, clipped(name, room - 20, 5.9), FAINT, 10)
         x += room
     rest = len(names) - len(shown) + more
     if rest > 0:

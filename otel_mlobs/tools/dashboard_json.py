@@ -19,6 +19,8 @@ PROMETHEUS: Mapping[str, str] = {"type": "prometheus", "uid": "${prometheus}"}
 _SERIES_PANELS = ("timeseries", "status-history", "state-timeline")
 _LINES = "/^(objective|threshold)/"
 """Series that are no measurement but what one is held against: drawn red and dashed."""
+_BOUNDS = "/, (lower|upper) /"
+"""The bounds of an interval: drawn thin and dotted, beside the value."""
 _RED, _GREEN, _AMBER, _NONE = "red", "green", "orange", "transparent"
 _POINTS = {"status-history": 60, "state-timeline": 200}
 """How many points such a panel asks for: it draws each by itself and refuses too many."""
@@ -221,6 +223,19 @@ class Panel:
                     {"id": "custom.stacking", "value": {"mode": "none", "group": "A"}},
                 ],
             }
+        if any(query.legend.startswith("estimated, ") for query in self.queries):
+            yield {
+                "matcher": {"id": "byRegexp", "options": _BOUNDS},
+                "properties": [
+                    {"id": "custom.lineStyle", "value": {"fill": "dot", "dash": [2, 4]}},
+                    {"id": "custom.fillOpacity", "value": 0},
+                ],
+            }
+            for start, color in (("estimated", "blue"), ("realised", "orange")):
+                yield {
+                    "matcher": {"id": "byRegexp", "options": f"/^{start}/"},
+                    "properties": [{"id": "color", "value": {"mode": "fixed", "fixedColor": color}}],
+                }
         for name in dict.fromkeys((*self.column_units, *self.column_links)):
             properties: list[dict[str, Any]] = []
             if name in self.column_units:

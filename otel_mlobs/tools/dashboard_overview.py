@@ -60,7 +60,7 @@ def overview(context: Context) -> dict[str, Any]:
         [
             Row("Is it the model, the data or the system?", _verdicts(context)),
             Row("Models", [_models(context)]),
-            Row("Requests", red(context, _OF_MODEL, shown(MODEL, VERSION), _TO_MODEL, OF_MODEL, _NAMED)),
+            Row("Requests", red(context, _OF_MODEL, shown(JOB, MODEL, VERSION), _TO_MODEL, OF_MODEL, _NAMED)),
             Row("The model", _model(context)),
             Row("The data", [stale(context, _TO_OPERATIONS, OF_JOB), results(_TO_OPERATIONS, OF_JOB)]),
             Row("The system", _system(context)),
@@ -200,11 +200,11 @@ def _model(context: Context) -> list[Panel]:
             [
                 Query(
                     by("max", _OF_MODEL, recorded("feature:mlobs_drift_evidence:log10", OF_MODEL)),
-                    shown(MODEL, VERSION),
+                    shown(JOB, MODEL, VERSION),
                 ),
                 Query(
                     by("max", _OF_MODEL, recorded("model:mlobs_drift_threshold:log10", OF_MODEL)),
-                    f"threshold {shown(MODEL, VERSION)}",
+                    f"threshold {shown(JOB, MODEL, VERSION)}",
                 ),
             ],
             links=[_TO_MODEL],
@@ -213,7 +213,7 @@ def _model(context: Context) -> list[Panel]:
             "Furthest features",
             "The ten features furthest from the reference by corrected PSI. The line is the tolerance.",
             "short",
-            [Query(f"topk(10, {furthest})", shown(MODEL, FEATURE))],
+            [Query(f"topk(10, {furthest})", shown(JOB, MODEL, FEATURE))],
             limit=context.objectives.default.drift_tolerance,
             links=[Link("The feature", to(FEATURES, **_SELECTED, feature=label_of(FEATURE)))],
         ),
@@ -221,7 +221,7 @@ def _model(context: Context) -> list[Panel]:
             "Lost to wrong predictions",
             f"Value of what was missed or wrongly flagged in {recorded.outcomes_window}, by currency.",
             "short",
-            [Query(by("sum", (*_OF_MODEL, currency), value), shown(MODEL, VERSION, currency))],
+            [Query(by("sum", (*_OF_MODEL, currency), value), shown(JOB, MODEL, VERSION, currency))],
             links=[_TO_MODEL],
         ),
     ]

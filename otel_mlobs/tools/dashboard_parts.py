@@ -130,7 +130,7 @@ def stale(context: Context, link: Link, *matchers: str, width: int = 12) -> Pane
         "Share of entities whose features were older than the view's objective, of those whose age is known. The line "
         "is the share that is allowed.",
         "percentunit",
-        [Query(stale_share(*matchers), shown(VIEW)), *bound.lines],
+        [Query(stale_share(*matchers), shown(JOB, VIEW)), *bound.lines],
         limit=bound.limit,
         width=width,
         links=[link],
@@ -149,7 +149,7 @@ def results(link: Link, *matchers: str, width: int = 12) -> Panel:
         "Hits, misses, defaults",
         "Share of entities that were found, that were not, and that were answered with a stand-in.",
         "percentunit",
-        [Query(share, shown(VIEW, result))],
+        [Query(share, shown(JOB, VIEW, result))],
         width=width,
         most=1,
         links=[link],
