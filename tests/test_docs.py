@@ -13,7 +13,9 @@ from opentelemetry.sdk import environment_variables
 
 from otel_mlobs import __all__ as public_names
 from otel_mlobs import semconv, settings
+from otel_mlobs.settings.objectives import Objectives
 from otel_mlobs.tools import cli
+from otel_mlobs.tools.dashboards import dashboards
 from otel_mlobs.tools.drift_rules import drift_rules
 from otel_mlobs.tools.outcome_rules import outcome_rules
 from otel_mlobs.tools.rules import prometheus_name
@@ -151,6 +153,19 @@ def test_pictures_are_there_and_say_what_they_show(name: str) -> None:
     assert "prediction employment" in text
     assert "ValueError" in text
     assert "NaN" not in text
+
+
+@pytest.mark.parametrize("name", ["overview", "model", "operation", "feature", "gpu"])
+def test_pictures_of_dashboards_are_of_the_dashboards_that_are_made(name: str) -> None:
+    """Each is well-formed SVG with the title of every panel that the dashboard has, or its repeated panel's values."""
+    picture = ET.parse(ROOT / "docs" / "pictures" / f"dashboard-{name}.svg").getroot()
+    text = " ".join(picture.itertext())
+    assert picture.get("aria-label")
+    assert "Our own drawing, not Grafana's" in text
+    made = dashboards(Objectives())[f"mlobs-{name}"]
+    titles = [panel["title"].replace("$metric", "roc_auc") for panel in made["panels"]]
+    assert [title for title in titles if title not in text] == []
+    assert "nan" not in re.findall(r'[dxy]="[^"]*(nan)', ET.tostring(picture, encoding="unicode"))
 
 
 def test_every_page_is_in_a_table_of_contents() -> None:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
 SCHEMA_VERSION = 42
-"""Of the classic schema, as Grafana 12 and 13 write it; an older one is migrated when it is loaded."""
+"""Of the classic schema, as Grafana 12 has it; a later Grafana migrates what is older when it loads it."""
 COLUMNS = 24
 TAG = "otel-mlobs"
 PROMETHEUS: Mapping[str, str] = {"type": "prometheus", "uid": "${prometheus}"}
