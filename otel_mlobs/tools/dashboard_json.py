@@ -255,7 +255,7 @@ class Panel:
         if self.kind == "stat":
             return {
                 "colorMode": "background",
-                "graphMode": "area",
+                "graphMode": "none",
                 "justifyMode": "auto",
                 "textMode": "auto",
                 "orientation": "auto",

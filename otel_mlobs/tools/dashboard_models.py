@@ -92,7 +92,7 @@ def _drift(context: Context) -> list[Panel]:
         Panel(
             "Drift by feature and time",
             f"PSI of the last {recorded.drift_window} against the reference, corrected for chance: red from the "
-            "tolerance on, orange from half of it.",
+            "default tolerance on, orange from half of it.",
             "short",
             [Query(by("max", (*_VERSIONED, FEATURE), adjusted), shown(FEATURE))],
             kind="status-history",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any
 
 from otel_mlobs import semconv
@@ -14,6 +13,7 @@ from otel_mlobs.tools.dashboard_parts import (
     of_models,
     red,
     results,
+    slow_share,
     sources,
     stale,
     values,
@@ -27,13 +27,11 @@ from otel_mlobs.tools.dashboard_queries import (
     OF_VIEW,
     OPERATION,
     VIEW,
-    beyond,
     buckets,
     by,
     label,
     observed,
     quantiles,
-    quoted,
     rate,
     ratio,
     series,
@@ -88,10 +86,6 @@ def _durations(context: Context) -> list[Panel]:
     objective, duration = context.objectives.default, semconv.OPERATION_DURATION
     kind = label(semconv.ERROR_TYPE)
     failed = observed(duration, (OPERATION, MODEL, kind), OF_OPERATION, f'{kind}!=""')
-    own = {name: one.latency for name, one in context.objectives.models.items() if one.latency != objective.latency}
-    others = [f"{MODEL}!~{quoted('|'.join(map(re.escape, own)))}"] if own else []
-    shares = [beyond(objective.latency, duration, _BY, OF_OPERATION, *others)]
-    shares += [beyond(at, duration, _BY, OF_OPERATION, f"{MODEL}={quoted(name)}") for name, at in own.items()]
     return [
         Panel(
             "Median and tail",
@@ -105,7 +99,7 @@ def _durations(context: Context) -> list[Panel]:
             "Share of operations above the latency objective, exact since that is a bound of the buckets. The line is "
             "the share that is allowed.",
             "percentunit",
-            [Query("\nor\n".join(shares), _NAME)],
+            [Query(slow_share(context, _BY, OF_OPERATION), _NAME)],
             limit=round(1 - objective.latency_quantile, 12),
             links=[_TO_GPU],
         ),
@@ -118,7 +112,8 @@ def _durations(context: Context) -> list[Panel]:
         ),
         Panel(
             "All durations",
-            "How many operations took how long. The points are exemplars: each leads to a trace.",
+            "How many operations took how long; the points are exemplars. Of several services choose one, or such "
+            "whose histograms are of one kind.",
             "s",
             [buckets(duration, OF_OPERATION)],
             kind="heatmap",
@@ -238,7 +233,7 @@ def _candidates() -> list[Panel]:
         ),
         Panel(
             "How often how many",
-            "The distribution of the number of candidates over time.",
+            "The distribution of the number of candidates over time; of histograms of one kind.",
             "short",
             [buckets(count, OF_JOB)],
             kind="heatmap",

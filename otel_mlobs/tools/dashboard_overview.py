@@ -18,6 +18,7 @@ from otel_mlobs.tools.dashboard_parts import (
     pressure,
     red,
     results,
+    slow_share,
     sources,
     stale,
     stale_share,
@@ -29,7 +30,6 @@ from otel_mlobs.tools.dashboard_queries import (
     OF_JOB,
     OF_MODEL,
     VERSION,
-    beyond,
     by,
     label,
     like,
@@ -88,7 +88,7 @@ def _verdicts(context: Context) -> list[Panel]:
     return [
         _stat(
             "Failing",
-            "The worst model's share of failed operations. Red from the objective on.",
+            "The worst model's share of failed operations. Red from the default objective on.",
             "percentunit",
             f"max({error_ratio(_OF_MODEL, OF_MODEL)})",
             objective.errors,
@@ -96,9 +96,9 @@ def _verdicts(context: Context) -> list[Panel]:
         ),
         _stat(
             "Slow",
-            f"The worst model's share of operations slower than {objective.latency:g} s; {slow:.4g} of them may be.",
+            f"The worst model's share of operations slower than its latency objective; {slow:.4g} of them may be.",
             "percentunit",
-            f"max({beyond(objective.latency, semconv.OPERATION_DURATION, _OF_MODEL, OF_MODEL)})",
+            f"max({slow_share(context, _OF_MODEL, OF_MODEL)})",
             slow,
             OPERATIONS,
         ),

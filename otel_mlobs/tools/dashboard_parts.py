@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -17,11 +18,14 @@ from otel_mlobs.tools.dashboard_queries import (
     VERSION,
     VIEW,
     Recorded,
+    beyond,
     by,
     constants,
+    equal,
     label,
     observed,
     quantiles,
+    quoted,
     rate,
     ratio,
     select,
@@ -160,6 +164,17 @@ def error_ratio(labels: Sequence[str], *matchers: str) -> str:
     """The share of operations that failed."""
     everything = observed(semconv.OPERATION_DURATION, labels, *matchers)
     return ratio(rate(semconv.OPERATION_ERRORS, labels, *matchers), everything)
+
+
+def slow_share(context: Context, labels: Sequence[str], *matchers: str) -> str:
+    """The share of operations slower than the latency objective, each model's own where it has one."""
+    default = context.objectives.default.latency
+    own = {name: one.latency for name, one in context.objectives.models.items() if one.latency != default}
+    others = [f"{MODEL}!~{quoted('|'.join(map(re.escape, own)))}"] if own else []
+    duration = semconv.OPERATION_DURATION
+    shares = [beyond(default, duration, labels, *matchers, *others)]
+    shares += [beyond(latency, duration, labels, *matchers, equal(MODEL, name)) for name, latency in own.items()]
+    return "\nor\n".join(shares)
 
 
 def red(context: Context, labels: Sequence[str], legend: str, link: Link, *matchers: str) -> list[Panel]:
