@@ -101,21 +101,24 @@ class Operations:
                 f"{sum_by(self._labels, f'rate({ERRORS}[{window}])')}\n/ ({rate(window)} > 0)",
                 "Share of them that failed; what is expected to fail, and what was cancelled, has not.",
             )
-            for scope in scopes:
-                yield self._slow(scope, window)
+            objectives = sorted({milliseconds(scope.objective.latency) for scope in scopes})
+            yield Rule(
+                slow(window),
+                "\nor\n".join(self._slow(scope, window) for scope in scopes),
+                f"Share of them that took longer than their objective ({', '.join(objectives)}): exact where the histogram "
+                "has that bound.",
+            )
 
-    def _slow(self, scope: Scope, window: str) -> Rule:
+    def _slow(self, scope: Scope, window: str) -> str:
         latency, of = scope.objective.latency, scope.of_operation
         bucket = selector(bound_matcher(latency), of)
         good = sum_by(self._labels, f"rate({DURATION}_bucket{bucket}[{window}])")
         every = sum_by(self._labels, f"rate({DURATION}_count{selector(of)}[{window}])")
         native = sum_by(self._labels, f"rate({DURATION}{selector(of)}[{window}])")
-        return Rule(
-            slow(window),
+        return (
             "clamp_min(\n  1 - (\n"
             f"    {good}\n    / ({every} > 0)\n    or\n    histogram_fraction(-Inf, {latency:.12g}, {native})\n"
-            "  ),\n  0\n)",
-            f"Share of them that took longer than {milliseconds(latency)}: exact where the histogram has that bound.",
+            "  ),\n  0\n)"
         )
 
     def quantiles(self) -> Iterator[Rule]:
