@@ -149,21 +149,25 @@ def live(driver: standin.Driver, prelude: str = "") -> tuple[str, int]:
         [sys.executable, "-c", program], stdin=secondary, stdout=secondary, stderr=secondary, env=environ
     )
     os.close(secondary)
-    drawn, until, asked = b"", time.monotonic() + 20, False
+    drawn, until, again = b"", time.monotonic() + 90, 0.0
     try:
         # To the end: who writes to a terminal that nobody reads waits for ever
         while time.monotonic() < until:
-            if drawn.count("▇".encode()) >= 3 and not asked:
+            # Python drops a Ctrl-C that comes in a finaliser; who sees nothing happen presses it again
+            if drawn.count("▇".encode()) >= 3 and time.monotonic() > again:
                 process.send_signal(signal.SIGINT)
-                asked = True
+                again = time.monotonic() + 10
             if select.select([primary], [], [], 0.05)[0]:
                 try:
                     drawn += os.read(primary, 65_536)
                 except OSError:  # the other end is closed
                     break
-        process.wait(20)
     finally:
-        process.kill()
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
         os.close(primary)
     return drawn.decode(errors="replace"), process.returncode
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from otel_mlobs._version import __version__
 from otel_mlobs.errors import ConfigurationError, MissingExtraError
 from otel_mlobs.settings import PROTOCOLS, SIGNALS, TAKES
-from otel_mlobs.tools import dashboard_command, gpu_command, outcomes_command, profile_command
+from otel_mlobs.tools import dashboard_command, gpu_command, outcomes_command, profile_command, rules_command
 from otel_mlobs.tools.terminal import printable, progress, shows_unicode
 
 if TYPE_CHECKING:
@@ -83,27 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     replay.add_argument("--timeout", type=float, default=10.0, metavar="SECONDS")
     replay.set_defaults(run=_replay)
 
-    rules = commands.add_parser(
-        "rules",
-        help="write Prometheus recording rules: drift, or performance, over the whole fleet from its monitors' counts",
-    )
-    which = rules.add_mutually_exclusive_group(required=True)
-    which.add_argument("--drift", action="store_true", help="the rules for drift")
-    which.add_argument(
-        "--outcomes", action="store_true", help="the rules for how right models are, and are expected to be"
-    )
-    rules.add_argument("--window", metavar="TIME", help="how far they look back (default: 1h, of outcomes 1d)")
-    rules.add_argument("--interval", metavar="TIME", help="time between evaluations (default: 30s, of outcomes 1m)")
-    rules.add_argument("--false-alarms-per-week", type=float, metavar="N", help="of a model's drift alarm (default: 1)")
-    rules.add_argument(
-        "--totals", action="store_true", help="take all since the workers' start, exactly; drift without the alarm"
-    )
-    rules.add_argument(
-        "--by", default="job", metavar="LABELS", help="labels that tell fleets apart, beside the model's (default: job)"
-    )
-    rules.add_argument("--output", metavar="FILE", help="where to write them (default: standard output)")
-    rules.set_defaults(run=_rules)
-
+    rules_command.add(commands)
     profile_command.add(commands)
     outcomes_command.add(commands)
     gpu_command.add(commands)
@@ -188,29 +167,6 @@ def _replay(options: argparse.Namespace) -> int:
         print(f"stopped at line {result.stopped_line}: {result.stopped}", file=sys.stderr)
     # A signal that the backend does not take is a fact about the backend, said above, not a failure of the replay.
     return _FAILED if result.stopped or result.damaged_count or result.refused_count else _OK
-
-
-def _rules(options: argparse.Namespace) -> int:
-    from otel_mlobs.tools.drift_rules import drift_rules
-    from otel_mlobs.tools.outcome_rules import outcome_rules
-    from otel_mlobs.tools.rules import label_names, parse_duration
-
-    chosen: dict[str, Any] = {
-        name: parse_duration(text)
-        for name, text in (("window", options.window), ("interval", options.interval))
-        if text is not None
-    }
-    chosen |= {"totals": options.totals, "by": label_names(options.by)}
-    if options.false_alarms_per_week is not None:
-        if options.outcomes:
-            raise ValueError("--false-alarms-per-week is of --drift: the rules for outcomes have no alarm")
-        chosen["false_alarms_per_week"] = options.false_alarms_per_week
-    text = outcome_rules(**chosen) if options.outcomes else drift_rules(**chosen)
-    if options.output is None:
-        print(text, end="")
-    else:
-        Path(options.output).write_text(text, encoding="utf-8")
-    return _OK
 
 
 def _headers_from_environment() -> dict[str, str]:

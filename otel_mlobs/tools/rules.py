@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import textwrap
@@ -89,11 +90,25 @@ class Rule:
 
 
 @dataclass(frozen=True)
+class Alert:
+    """An alerting rule: ``expr`` must hold for ``hold`` seconds, and it fires for ``keep`` seconds after its end."""
+
+    alert: str
+    expr: str
+    comment: str
+    hold: float = 0.0
+    keep: float = 0.0
+    labels: dict[str, str] = field(default_factory=dict)
+    annotations: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Group:
-    """Rules that Prometheus evaluates in their order, at one time."""
+    """Rules that Prometheus evaluates in their order, at one time; ``interval`` where it is not the file's."""
 
     name: str
-    rules: tuple[Rule, ...]
+    rules: tuple[Rule | Alert, ...]
+    interval: str = ""
 
 
 def rule_file(header: str, groups: Sequence[Group], interval: str) -> str:
@@ -103,14 +118,31 @@ def rule_file(header: str, groups: Sequence[Group], interval: str) -> str:
     """
     lines = [*_comment(header, ""), "groups:"]
     for group in groups:
-        lines += [f"  - name: {group.name}", f"    interval: {interval}", "    rules:"]
+        lines += [f"  - name: {group.name}", f"    interval: {group.interval or interval}", "    rules:"]
         for rule in group.rules:
-            lines += [*_comment(rule.comment, " " * 6), f"      - record: {rule.record}"]
-            if rule.labels:
-                lines.append("        labels:")
-                lines += [f'          {name}: "{value}"' for name, value in rule.labels.items()]
+            lines += _comment(rule.comment, " " * 6)
+            if isinstance(rule, Alert):
+                lines.append(f"      - alert: {rule.alert}")
+                lines += _texts("labels", rule.labels)
+                lines += _texts("annotations", rule.annotations)
+                for name, seconds in (("for", rule.hold), ("keep_firing_for", rule.keep)):
+                    if seconds:
+                        lines.append(f"        {name}: {write_duration(seconds)}")
+            else:
+                lines.append(f"      - record: {rule.record}")
+                lines += _texts("labels", rule.labels)
             lines += ["        expr: |-", *(f"          {line}" for line in rule.expr.splitlines())]
     return "\n".join(lines) + "\n"
+
+
+def _texts(key: str, texts: dict[str, str]) -> list[str]:
+    """A mapping of texts; what JSON writes in quotation marks is also YAML."""
+    if not texts:
+        return []
+    return [
+        f"        {key}:",
+        *(f"          {name}: {json.dumps(text, ensure_ascii=False)}" for name, text in texts.items()),
+    ]
 
 
 def _comment(text: str, indent: str) -> Iterable[str]:
