@@ -215,7 +215,7 @@ def main() -> None:
             made = dashboards(
                 OBJECTIVES,
                 drift_window=dashboard_run.DRIFT_WINDOW_S,
-                outcomes_window=dashboard_run.OUTCOMES_WINDOW_S,
+                outcome_window=dashboard_run.OUTCOME_WINDOW_S,
             )
             draw(made, asked)
         finally:

@@ -16,6 +16,7 @@ from otel_mlobs import semconv
 from otel_mlobs.hardware import dcgm
 from otel_mlobs.settings.objectives import Objective, Objectives
 from otel_mlobs.tools import cli
+from otel_mlobs.tools.alerts import Alerts
 from otel_mlobs.tools.dashboard_queries import Recorded
 from otel_mlobs.tools.dashboards import dashboards, write
 from otel_mlobs.tools.drift_rules import drift_rules
@@ -35,7 +36,7 @@ MADE = {
         traces="tempo",
         gpu_names="dcgm",
         drift_window=1800.0,
-        outcomes_window=3600.0,
+        outcome_window=3600.0,
     ),
 }
 EVERY = [pytest.param(made[uid], id=f"{name} {uid}") for name, made in MADE.items() for uid in UIDS]
@@ -176,9 +177,10 @@ def test_queries_ask_for_what_there_is(dashboard: Any) -> None:
     series = set(re.findall(r"([a-zA-Z_:][\w:]*)\{", text))
     assert series
     for name in series:
-        assert {name, re.sub(r"_(bucket|count)$", "", name)} & (exported | recorded), name
+        assert {name, re.sub(r"_(bucket|count)$", "", name)} & (exported | recorded | {"ALERTS"}), name
     of_dcgm = {"gpu", "UUID", "modelName", "Hostname", "GPU_I_ID"}
-    own = {"job", "instance", "le", "__name__", "mlobs_alternative", *of_dcgm}
+    of_alerts = {"alertname", "alertstate", "cause", "severity"}
+    own = {"job", "instance", "le", "__name__", "mlobs_alternative", *of_dcgm, *of_alerts}
     labels = {prometheus_name(attribute) for metric in semconv.METRICS for attribute in metric.attributes} | own
     matched = set(re.findall(r"(\w+)(?:=~|!~|!=|=)\"", text))
     grouped = {each for found in re.findall(r"(?:by|ignoring) \(([^)]*)\)", text) for each in found.split(", ") if each}
@@ -312,6 +314,20 @@ def test_tables_of_traces_search_the_trace_store() -> None:
     ]
 
 
+def test_alerts_lead_to_variables_that_the_dashboards_have() -> None:
+    """What an alert's link sets is there to be set; and the table of what fires knows the alerts' causes."""
+    rules = Alerts(Objectives(Objective(dashboards="https://grafana.example"))).rules()
+    links = set(re.findall(r"https://grafana\.example/d/([\w-]+)\?([^\"]*)", rules))
+    assert links
+    for uid, parameters in links:
+        known = {one["name"] for one in MADE["standard"][uid]["templating"]["list"]}
+        assert set(re.findall(r"var-(\w+)=", parameters)) <= known, uid
+    (firing,) = (one for one in panels(MADE["standard"]["mlobs-overview"]) if one["title"] == "Firing")
+    ((query),) = queries(firing)
+    (causes,) = re.findall(r'cause=~"([^"]*)"', query)
+    assert set(re.findall(r'cause: "(\w+)"', rules)) == set(causes.split("|"))
+
+
 def test_the_trace_interface_of_the_objectives_is_linked() -> None:
     """Where the objectives name a page for traces, every dashboard's head leads there."""
     made = dashboards(Objectives(Objective(traces="https://jaeger.example")))
@@ -333,7 +349,7 @@ def test_objectives_and_windows_come_from_the_command_line(
     for name, latency in (("mine", "200ms"), ("theirs", "300ms")):
         (tmp_path / f"{name}.toml").write_text(f'[objectives]\nlatency = "{latency}"\n')
     monkeypatch.setenv("MLOBS_CONFIG", str(tmp_path / "theirs.toml"))
-    chosen = ["--objectives", str(tmp_path / "mine.toml"), "--drift-window", "6h", "--outcomes-window", "7d"]
+    chosen = ["--objectives", str(tmp_path / "mine.toml"), "--drift-window", "6h", "--outcome-window", "7d"]
     for folder, arguments, latency in (("a", chosen, 0.2), ("b", [], 0.3)):
         assert cli.main(["dashboard", "--output", str(tmp_path / folder), *arguments]) == 0
         overview = json.loads((tmp_path / folder / "dashboards/otel-mlobs/mlobs-overview.json").read_text())
@@ -380,7 +396,7 @@ def test_provisioning_has_the_given_places(tmp_path: Path) -> None:
         (["--metric-interval", "soon"], "metric_interval must be written as 15s or 1m, got 'soon'"),
         (["--mount", "provisioning"], "mount must be an absolute path"),
         (["--drift-window", "5m"], "window must be at least 12m"),
-        (["--outcomes-window", "yesterday"], "a duration must be written as 1h"),
+        (["--outcome-window", "yesterday"], "a duration must be written as 1h"),
     ],
 )
 def test_what_cannot_be_is_refused(

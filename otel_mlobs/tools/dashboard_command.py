@@ -39,7 +39,7 @@ def add(commands: Any) -> None:
         "--drift-window", default="1h", metavar="TIME", help="--window of the rules for drift (default: 1h)"
     )
     dashboard.add_argument(
-        "--outcomes-window", default="1d", metavar="TIME", help="--window of the rules for outcomes (default: 1d)"
+        "--outcome-window", default="1d", metavar="TIME", help="--window of the rules for outcomes (default: 1d)"
     )
     dashboard.add_argument(
         "--prometheus-url",
@@ -73,7 +73,7 @@ def run(options: argparse.Namespace) -> int:
         traces=options.traces,
         gpu_names=options.gpu_names,
         drift_window=parse_duration(options.drift_window),
-        outcomes_window=parse_duration(options.outcomes_window),
+        outcome_window=parse_duration(options.outcome_window),
     )
     written = write(
         Path(options.output),

@@ -1,4 +1,4 @@
-"""The dashboard of features: how far one has moved, where to, and what speaks for it."""
+"""The dashboard of features: how far one has moved, where to, what speaks for it; and the views they are read from."""
 
 from __future__ import annotations
 
@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING, Any
 from otel_mlobs import semconv
 from otel_mlobs.core.binning import MISSING, NONFINITE, OTHER
 from otel_mlobs.tools.dashboard_json import Link, Panel, Query, Row, dashboard, label_of, to
-from otel_mlobs.tools.dashboard_parts import FEATURES, GPUS, of_models, sources, tolerance, values
+from otel_mlobs.tools.dashboard_parts import (
+    FEATURES,
+    GPUS,
+    OPERATIONS,
+    of_models,
+    results,
+    sources,
+    stale,
+    tolerance,
+    values,
+)
 from otel_mlobs.tools.dashboard_queries import (
     ALTERNATIVE,
     BIN,
@@ -16,11 +26,16 @@ from otel_mlobs.tools.dashboard_queries import (
     JOB,
     MODEL,
     OF_FEATURE,
+    OF_JOB,
     OF_MODEL,
+    OF_VIEW,
     VERSION,
+    VIEW,
     by,
     label,
+    quantiles,
     rate,
+    ratio,
     series,
     shown,
 )
@@ -28,6 +43,7 @@ from otel_mlobs.tools.dashboard_queries import (
 if TYPE_CHECKING:
     from otel_mlobs.tools.dashboard_parts import Context
 
+_TO_OPERATIONS = Link("The lookups", to(OPERATIONS, job=label_of(JOB), view=label_of(VIEW)))
 _TO_GPUS = Link("The GPUs beneath", to(GPUS, job=label_of(JOB)))
 
 
@@ -36,17 +52,20 @@ def features(context: Context) -> dict[str, Any]:
     return dashboard(
         FEATURES,
         "ML serving: feature",
-        "A feature's live values against the reference. Made by `otel-mlobs dashboard`.",
+        "A feature's live values against the reference; and the feature views: stale, missing, made up. Made by "
+        "`otel-mlobs dashboard`.",
         [
             *sources(context),
             *of_models(),
             values("feature", "Feature", FEATURE, (semconv.FEATURE_REFERENCE,), OF_MODEL),
+            values("view", "Feature view", VIEW, (semconv.FEATURE_LOOKUPS,), OF_JOB),
         ],
         [
             Row("Has it moved?", _moved(context)),
             Row("Where to?", _distribution(context)),
             Row("Missing and unseen", _special(context)),
             Row("In the processes", _processes()),
+            Row("Feature views", _views(context)),
         ],
     )
 
@@ -196,5 +215,50 @@ def _processes() -> list[Panel]:
             "cps",
             [Query(rate(semconv.FEATURE_OBSERVATIONS, (JOB, FEATURE), OF_FEATURE), shown(JOB, FEATURE))],
             links=[_TO_GPUS],
+        ),
+    ]
+
+
+def _views(context: Context) -> list[Panel]:
+    objective = semconv.FEATURE_VIEW_OBJECTIVE
+    age, lookups, value = semconv.FEATURE_AGE, semconv.FEATURE_LOOKUPS, label(semconv.FEATURE_VALUE)
+    missing = ratio(
+        rate(semconv.FEATURE_VALUES, (JOB, VIEW), OF_VIEW, f'{value}="missing"'),
+        rate(semconv.FEATURE_VALUES, (JOB, VIEW), OF_VIEW),
+    )
+    hits = rate(lookups, (JOB, VIEW), OF_VIEW, f'{label(semconv.LOOKUP_RESULT)}="hit"')
+    line = Query(by("max", (VIEW,), series(objective, OF_VIEW)), f"objective {shown(VIEW)}")
+    newest = by("max", (JOB, VIEW), f"last_over_time({series(semconv.FEATURE_VIEW_LAST_UPDATE, OF_VIEW)}[1d])")
+    return [
+        stale(context, _TO_OPERATIONS, OF_VIEW, width=8),
+        results(_TO_OPERATIONS, OF_VIEW, width=8),
+        Panel(
+            "Age of features",
+            "How old the features were that were read, per entity, and the objective that the lookups themselves have.",
+            "s",
+            [*quantiles(age, (JOB, VIEW), OF_VIEW, legend=shown(VIEW), levels=(0.5, 0.95, 0.99)), line],
+            links=[_TO_OPERATIONS],
+        ),
+        Panel(
+            "Since the last update",
+            "How long ago the newest features were made that anybody has read. It grows when nothing is read, too.",
+            "s",
+            [Query(f"time() - {newest}", shown(VIEW)), line],
+            links=[_TO_OPERATIONS],
+        ),
+        Panel(
+            "Values missing",
+            "Share of the values of found entities that were null, NaN or absent.",
+            "percentunit",
+            [Query(missing, shown(VIEW))],
+            links=[_TO_OPERATIONS],
+        ),
+        Panel(
+            "Ages known",
+            "Share of the found entities whose features said how old they are. Without ages nothing is ever stale.",
+            "percentunit",
+            [Query(ratio(rate(semconv.FEATURE_AGED_LOOKUPS, (JOB, VIEW), OF_VIEW), hits), shown(VIEW))],
+            most=1,
+            links=[_TO_OPERATIONS],
         ),
     ]

@@ -219,7 +219,7 @@ def _contract() -> list[Panel]:
 def _labels(context: Context) -> list[Panel]:
     recorded, result = context.recorded, label(semconv.OUTCOME_RESULT)
     kind, reason = label(semconv.STORE_KIND), label(semconv.STORE_REASON)
-    native = by("sum", _VERSIONED, f"increase({series(semconv.OUTCOME_DELAY, OF_MODEL)}[{recorded.outcomes_window}])")
+    native = by("sum", _VERSIONED, f"increase({series(semconv.OUTCOME_DELAY, OF_MODEL)}[{recorded.outcome_window}])")
     delays = []
     for name, level in (("p50", 0.5), ("p95", 0.95)):
         known = recorded(f"model:mlobs_outcome_delay_seconds:{name}_increase{{outcomes}}", OF_MODEL)
@@ -239,7 +239,7 @@ def _labels(context: Context) -> list[Panel]:
         Panel("Delay of labels", "Time from a prediction to its label.", "s", delays),
         Panel(
             "Labels by what became of them",
-            f"Labels of the last {recorded.outcomes_window}: joined, late, unknown, twice, in conflict.",
+            f"Labels of the last {recorded.outcome_window}: joined, late, unknown, twice, in conflict.",
             "short",
             [
                 Query(
@@ -333,7 +333,7 @@ def _calibration(context: Context) -> list[Panel]:
         ),
         Panel(
             "Confusion cells",
-            f"Predictions whose label came in {recorded.outcomes_window}: true and false, positive and negative.",
+            f"Predictions whose label came in {recorded.outcome_window}: true and false, positive and negative.",
             "short",
             [Query(by("sum", (*_VERSIONED, _CELL), cells), shown(MODEL, _CELL))],
             stacked=True,
@@ -376,7 +376,7 @@ def _business(context: Context) -> list[Panel]:
     return [
         Panel(
             "Value by confusion cell",
-            f"Value of predictions in {recorded.outcomes_window}: flagged rightly (tp), wrongly (fp), missed (fn).",
+            f"Value of predictions in {recorded.outcome_window}: flagged rightly (tp), wrongly (fp), missed (fn).",
             "short",
             [
                 Query(
@@ -387,7 +387,7 @@ def _business(context: Context) -> list[Panel]:
         ),
         Panel(
             "Lost to wrong predictions",
-            f"Value of what was missed or wrongly flagged in {recorded.outcomes_window}. The line is the objective, "
+            f"Value of what was missed or wrongly flagged in {recorded.outcome_window}. The line is the objective, "
             "which is of a day.",
             "short",
             [Query(by("sum", (*_VERSIONED, _CURRENCY), recorded(value, *lost)), shown(MODEL, _CURRENCY)), *lines],
@@ -413,7 +413,7 @@ def _ranking(context: Context) -> list[Panel]:
     return [
         Panel(
             "Events by place",
-            f"Events per item shown, by place in the list, of {recorded.outcomes_window}: of clicks the click-through "
+            f"Events per item shown, by place in the list, of {recorded.outcome_window}: of clicks the click-through "
             "rate. Compare a place with itself.",
             "percentunit",
             [Query(by("max", (_POSITION, _EVENT), by_place), kind="table")],
@@ -422,7 +422,7 @@ def _ranking(context: Context) -> list[Panel]:
         ),
         Panel(
             "Value of events",
-            f"What the events of {recorded.outcomes_window} were worth, by currency.",
+            f"What the events of {recorded.outcome_window} were worth, by currency.",
             "short",
             [
                 Query(

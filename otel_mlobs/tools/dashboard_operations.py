@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 _BY = (JOB, OPERATION, MODEL, VIEW)
 _NAME = shown(OPERATION, MODEL, VIEW)
 _TO_GPU = Link("The GPUs beneath", to(GPUS, job=label_of(JOB)))
-_TO_FEATURES = Link("The features", to(FEATURES, job=label_of(JOB)))
+_TO_VIEW = Link("The feature view", to(FEATURES, job=label_of(JOB), view=label_of(VIEW)))
 _TRACES_SHOWN = 20
 
 
@@ -73,7 +73,7 @@ def operations(context: Context) -> dict[str, Any]:
             Row("Rate, errors, duration", red(context, _BY, _NAME, _TO_GPU, OF_OPERATION)),
             Row("Durations more closely", _durations(context)),
             Row("Traces", _traces(context)),
-            Row("The data: feature views", _views(context)),
+            Row("The data: feature views", [stale(context, _TO_VIEW, OF_VIEW), results(_TO_VIEW, OF_VIEW)]),
             Row("Candidates", _candidates()),
             Row("The system: host", _host()),
             Row("The system: container", _container()),
@@ -174,51 +174,6 @@ def _trace_table(context: Context, title: str, description: str, search: dict[st
     else:
         target = {"queryType": "search", "service": "$service", "limit": _TRACES_SHOWN, **search}
     return Panel(title, description, "short", kind="table", targets=[{"refId": "A", "datasource": source, **target}])
-
-
-def _views(context: Context) -> list[Panel]:
-    objective = semconv.FEATURE_VIEW_OBJECTIVE
-    age, lookups, value = semconv.FEATURE_AGE, semconv.FEATURE_LOOKUPS, label(semconv.FEATURE_VALUE)
-    missing = ratio(
-        rate(semconv.FEATURE_VALUES, (JOB, VIEW), OF_VIEW, f'{value}="missing"'),
-        rate(semconv.FEATURE_VALUES, (JOB, VIEW), OF_VIEW),
-    )
-    hits = rate(lookups, (JOB, VIEW), OF_VIEW, f'{label(semconv.LOOKUP_RESULT)}="hit"')
-    line = Query(by("max", (VIEW,), series(objective, OF_VIEW)), f"objective {shown(VIEW)}")
-    newest = by("max", (JOB, VIEW), f"last_over_time({series(semconv.FEATURE_VIEW_LAST_UPDATE, OF_VIEW)}[1d])")
-    return [
-        stale(context, _TO_FEATURES, OF_VIEW, width=8),
-        results(_TO_FEATURES, OF_VIEW, width=8),
-        Panel(
-            "Age of features",
-            "How old the features were that were read, per entity, and the objective that the lookups themselves have.",
-            "s",
-            [*quantiles(age, (JOB, VIEW), OF_VIEW, legend=shown(VIEW), levels=(0.5, 0.95, 0.99)), line],
-            links=[_TO_FEATURES],
-        ),
-        Panel(
-            "Since the last update",
-            "How long ago the newest features were made that anybody has read. It grows when nothing is read, too.",
-            "s",
-            [Query(f"time() - {newest}", shown(VIEW)), line],
-            links=[_TO_FEATURES],
-        ),
-        Panel(
-            "Values missing",
-            "Share of the values of found entities that were null, NaN or absent.",
-            "percentunit",
-            [Query(missing, shown(VIEW))],
-            links=[_TO_FEATURES],
-        ),
-        Panel(
-            "Ages known",
-            "Share of the found entities whose features said how old they are. Without ages nothing is ever stale.",
-            "percentunit",
-            [Query(ratio(rate(semconv.FEATURE_AGED_LOOKUPS, (JOB, VIEW), OF_VIEW), hits), shown(VIEW))],
-            most=1,
-            links=[_TO_FEATURES],
-        ),
-    ]
 
 
 def _candidates() -> list[Panel]:

@@ -30,6 +30,7 @@ from otel_mlobs.tools.dashboard_queries import (
     OF_JOB,
     OF_MODEL,
     VERSION,
+    VIEW,
     by,
     label,
     like,
@@ -59,6 +60,7 @@ def overview(context: Context) -> dict[str, Any]:
         [*sources(context), *of_models()],
         [
             Row("Is it the model, the data or the system?", _verdicts(context)),
+            Row("Alerts", [_alerts()]),
             Row("Models", [_models(context)]),
             Row("Requests", red(context, _OF_MODEL, shown(JOB, MODEL, VERSION), _TO_MODEL, OF_MODEL, _NAMED)),
             Row("The model", _model(context)),
@@ -154,6 +156,23 @@ def _doubtful() -> str:
     return f"count({by('group', _OF_MODEL, outside)}) or vector(0)"
 
 
+def _alerts() -> Panel:
+    columns = ("cause", "severity", "alertname", JOB, MODEL, VERSION, VIEW, FEATURE)
+    titles = ("Cause", "Severity", "Alert", "Service", "Model", "Version", "Feature view", "Feature")
+    firing = 'ALERTS{alertstate="firing", cause=~"model|data|system", ' + OF_JOB + "}"
+    return Panel(
+        "Firing",
+        "What fires of the alerts that `otel-mlobs rules --alerts` writes: the cause they point to, and where.",
+        "short",
+        [Query(by("group", columns, firing), kind="table")],
+        kind="table",
+        width=24,
+        height=6,
+        names_of=dict(zip(columns, titles, strict=True)),
+        hides=["Time", "Value"],
+    )
+
+
 def _models(context: Context) -> Panel:
     level = context.objectives.default.latency_quantile
     duration, slowest = semconv.OPERATION_DURATION, f"p{level * 100:g}"
@@ -219,7 +238,7 @@ def _model(context: Context) -> list[Panel]:
         ),
         Panel(
             "Lost to wrong predictions",
-            f"Value of what was missed or wrongly flagged in {recorded.outcomes_window}, by currency.",
+            f"Value of what was missed or wrongly flagged in {recorded.outcome_window}, by currency.",
             "short",
             [Query(by("sum", (*_OF_MODEL, currency), value), shown(JOB, MODEL, VERSION, currency))],
             links=[_TO_MODEL],

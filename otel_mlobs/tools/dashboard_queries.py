@@ -146,17 +146,17 @@ class Recorded:
     A name that no rule records raises ``KeyError``: a panel that asks for it would be empty for ever.
     """
 
-    def __init__(self, drift_window: float = 3600.0, outcomes_window: float = 86_400.0) -> None:
+    def __init__(self, drift_window: float = 3600.0, outcome_window: float = 86_400.0) -> None:
         rules = drift_rules(window=drift_window) + outcome_rules(
-            window=outcomes_window, interval=min(60.0, outcomes_window)
+            window=outcome_window, interval=min(60.0, outcome_window)
         )
         self._names = set(re.findall(r"^ +- record: (.+)$", rules, re.MULTILINE))
-        self.drift_window, self.outcomes_window = write_duration(drift_window), write_duration(outcomes_window)
+        self.drift_window, self.outcome_window = write_duration(drift_window), write_duration(outcome_window)
         self.alarm_windows = tuple(write_duration(round(drift_window * multiple)) for multiple in ALARM_WINDOWS)
 
     def __call__(self, name: str, *matchers: str, window: str = "") -> str:
         """A selector of a recorded series; ``{drift}`` and ``{outcomes}`` in the name are the windows."""
-        found = name.format(drift=window or self.drift_window, outcomes=self.outcomes_window)
+        found = name.format(drift=window or self.drift_window, outcomes=self.outcome_window)
         if found not in self._names:
             raise KeyError(f"no recording rule makes {found}")
         return select(found, *matchers)

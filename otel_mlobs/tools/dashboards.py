@@ -34,7 +34,7 @@ def dashboards(
     traces: TraceStore = "jaeger",
     gpu_names: GpuNames = "hw",
     drift_window: float = 3600.0,
-    outcomes_window: float = 86_400.0,
+    outcome_window: float = 86_400.0,
 ) -> dict[str, dict[str, Any]]:
     """The dashboards by uid, from the overview down to the GPU; the same for the same arguments.
 
@@ -43,12 +43,12 @@ def dashboards(
         traces: the kind of store that exemplars and tables of traces lead to.
         gpu_names: by which names GPUs are read: OpenTelemetry's ``hw``, or ``dcgm``.
         drift_window: seconds; the window of the recording rules for drift.
-        outcomes_window: that of the rules for outcomes.
+        outcome_window: that of the rules for outcomes.
 
     Raises:
         ValueError: a window is one that the rules cannot have.
     """
-    context = Context(objectives, Recorded(drift_window, outcomes_window), traces, gpu_names)
+    context = Context(objectives, Recorded(drift_window, outcome_window), traces, gpu_names)
     made = {one["uid"]: one for one in (page(context) for page in (overview, models, operations, features, gpus))}
     if objectives.default.traces:
         for one in made.values():

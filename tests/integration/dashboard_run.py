@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import nvml_standin as standin
 
+from otel_mlobs.settings.objectives import Objective, Objectives
+from otel_mlobs.tools.alerts import Alerts
 from otel_mlobs.tools.drift_rules import drift_rules
 from otel_mlobs.tools.outcome_rules import outcome_rules
 
@@ -19,15 +21,21 @@ if TYPE_CHECKING:
 
 SHOP, NATIVE = "shop", "native"
 INTERVAL_S = 1.0
-DRIFT_WINDOW_S, OUTCOMES_WINDOW_S = 720.0, 300.0
+DRIFT_WINDOW_S, OUTCOME_WINDOW_S = 720.0, 300.0
 _SHOP = Path(__file__).parent / "apps" / "shop.py"
 _GIB = 2**30
 
 
 def rules() -> str:
-    """Both files of recording rules as one, with windows that are as short as they may be."""
-    drift = drift_rules(window=DRIFT_WINDOW_S, interval=1)
-    return drift + outcome_rules(window=OUTCOMES_WINDOW_S, interval=1).partition("groups:\n")[2]
+    """Recording rules and alerts as one file, with windows that are as short as they may be."""
+    objectives = Objectives(Objective(errors_for=1.0))
+    windows = {"drift_window": DRIFT_WINDOW_S, "outcome_window": OUTCOME_WINDOW_S}
+    files = (
+        drift_rules(window=DRIFT_WINDOW_S, interval=1),
+        outcome_rules(window=OUTCOME_WINDOW_S, interval=1),
+        Alerts(objectives, interval=1.0, **windows).rules(),
+    )
+    return "groups:\n" + "".join(file.partition("groups:\n")[2] for file in files)
 
 
 def serve(

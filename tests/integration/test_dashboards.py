@@ -38,7 +38,7 @@ PAGES = {
         OBJECTIVES,
         gpu_names=names,
         drift_window=dashboard_run.DRIFT_WINDOW_S,
-        outcomes_window=dashboard_run.OUTCOMES_WINDOW_S,
+        outcome_window=dashboard_run.OUTCOME_WINDOW_S,
     ).items()
     if names == "hw" or uid in ("mlobs-overview", "mlobs-gpu")
 }
@@ -132,10 +132,10 @@ def test_every_variable_has_values(page: Any, server: Prometheus) -> None:
 @pytest.mark.parametrize("job", [dashboard_run.SHOP, dashboard_run.NATIVE])
 def test_durations_of_both_kinds_of_histogram_are_shown(job: str, server: Prometheus) -> None:
     """Rates, quantiles, slow shares and heat maps are there for a service of either kind, and of the true size."""
-    page = PAGES["hw mlobs-operation"]
     titles = {"Rate", "Error ratio", "Duration, p99", "Median and tail", "Slower than the objective", "All durations",
               "Candidates per call", "How often how many", "Age of features"}  # fmt: skip
-    asked = [(one["title"], query) for one in panels(page) if one["title"] in titles for query in queries(one)]
+    shown = [one for uid in ("operation", "feature") for one in panels(PAGES[f"hw mlobs-{uid}"])]
+    asked = [(one["title"], query) for one in shown if one["title"] in titles for query in queries(one)]
     assert {title for title, _ in asked} == titles
     native = 'mlobs_operation_duration_seconds{job="native"}'
     for title, query in asked:
