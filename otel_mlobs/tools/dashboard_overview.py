@@ -191,6 +191,7 @@ def _models(context: Context) -> Panel:
         ],
         kind="table",
         width=24,
+        height=6,
         names_of={
             JOB: "Service",
             MODEL: "Model",
