@@ -147,7 +147,7 @@ def table(panel: dict[str, Any], targets: list[dict[str, Any]], asked: Asked) ->
     keys = [name for name in titles if not name.startswith("Value")]
     merged: dict[tuple[str, ...], dict[str, str]] = {}
     for target in targets:
-        column = titles[f"Value #{target['refId']}"]
+        column = titles.get(f"Value #{target['refId']}", "")  # of a table that shows labels alone: none
         for labels, value in asked.at_once(target["expr"]):
             row = merged.setdefault(tuple(labels.get(key, "") for key in keys), {})
             row[column] = number(value, units.get(column, panel["fieldConfig"]["defaults"]["unit"]))
