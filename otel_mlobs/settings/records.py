@@ -35,7 +35,10 @@ class Headers(Mapping[str, str]):
 
 @dataclass(frozen=True)
 class Pipeline:
-    """Where one signal goes, and how. ``url`` is complete; its user information is hidden in the repr."""
+    """Where one signal goes, and how. ``url`` is complete; its user information is hidden in the repr.
+
+    ``delta``: sums and histograms start again from zero at every export. ``signed``: with AWS credentials.
+    """
 
     signal: Signal
     exporter: Literal["otlp", "console", "file"]
@@ -48,6 +51,8 @@ class Pipeline:
     client_certificate: str | None = None
     client_key: str | None = None
     path: str | None = None
+    delta: bool = False
+    signed: bool = False
 
     @property
     def shown(self) -> str:
@@ -79,6 +84,8 @@ class Settings:
     gpu_reporter: Literal["elected", "each"]
     host: bool
     disabled: bool
+    id_generator: str | None = None
+    propagator: str | None = None
     notes: tuple[str, ...] = ()
 
     def pipeline(self, signal: Signal) -> Pipeline | None:

@@ -1,0 +1,217 @@
+"""Requests signed for AWS: what a server receives is what botocore would have signed, compressed and retried too."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from receiver import run
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from typing_extensions import Self
+
+botocore = pytest.importorskip("botocore", reason="needs the extra aws")
+pytest.importorskip("opentelemetry.sdk.extension.aws", reason="needs the extra aws")
+
+from botocore.auth import SigV4Auth
+from botocore.awsrequest import AWSRequest
+from botocore.credentials import Credentials
+
+from otel_mlobs.errors import ConfigurationError
+from otel_mlobs.integrations import aws
+
+ACCESS, SECRET, TOKEN = "AKIDEXAMPLE", "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY", "session-token-of-a-role"
+REGION = "eu-central-1"
+CREDENTIALS = {
+    "AWS_ACCESS_KEY_ID": ACCESS,
+    "AWS_SECRET_ACCESS_KEY": SECRET,
+    "AWS_SESSION_TOKEN": TOKEN,
+    "AWS_REGION": REGION,
+}
+PROVIDER = "OTEL_PYTHON_EXPORTER_OTLP_HTTP_CREDENTIAL_PROVIDER"
+
+
+class Aws:
+    """Keeps requests as they come, byte for byte, and answers with ``answers`` in turn, then with 200."""
+
+    def __init__(self, answers: list[int]) -> None:
+        self.answers = answers
+        self.requests: list[tuple[str, dict[str, str], bytes]] = []
+
+    def __enter__(self) -> Self:
+        kept = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["content-length"]))
+                kept.requests.append((self.path, {k.lower(): v for k, v in self.headers.items()}, body))
+                self.send_response(kept.answers.pop(0) if kept.answers else 200)
+                self.send_header("content-length", "0")
+                self.end_headers()
+
+            def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class names it so
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+def recomputed(url: str, path: str, headers: dict[str, str], body: bytes, service: str) -> str:
+    """The Authorization header that botocore gives to what was received, from what stands in its signed headers."""
+    names = headers["authorization"].partition("SignedHeaders=")[2].partition(",")[0].split(";")
+    signed = {name: headers[name] for name in names if name not in ("host", "x-amz-security-token")}
+    request = AWSRequest(method="POST", url=url + path, data=body, headers=signed)
+    request.context["timestamp"] = headers["x-amz-date"]
+    signer = SigV4Auth(Credentials(ACCESS, SECRET, TOKEN), service, REGION)
+    request.headers["X-Amz-Security-Token"] = TOKEN
+    canonical = signer.canonical_request(request)
+    signature = signer.signature(signer.string_to_sign(request, canonical), request)
+    return (
+        f"AWS4-HMAC-SHA256 Credential={signer.scope(request)}, "
+        f"SignedHeaders={signer.signed_headers(signer.headers_to_sign(request))}, Signature={signature}"
+    )
+
+
+SERVE = """
+mlobs.configure("shop", backend="cloudwatch", endpoint=os.environ["TO"], compression=os.environ["COMPRESSION"],
+                logs=os.environ.get("LOGS") == "1", metric_interval=3600,
+                headers={"x-aws-log-group": "/shop", "x-aws-log-stream": "one"})
+with mlobs.prediction(model="m") as op:
+    op.span.set_attribute("filling", "x" * 500)
+    logging.getLogger("app").warning("scored")
+from otel_mlobs.telemetry import config
+print(config._state.settings, [sending.get() for sending in config._state.sending])
+session = __import__("otel_mlobs.integrations.aws").integrations.aws.session()
+print(session.auth, vars(session.auth).keys(), repr(session))
+"""
+
+
+@pytest.mark.parametrize("compression", ["none", "gzip"])
+def test_botocore_computes_the_same_signature_from_what_arrives(compression: str) -> None:
+    """For each signal's own service, over the compressed body; no secret is sent, and none is in a repr or a log."""
+    logs = "1" if _has_logs() else "0"
+    with Aws([]) as server:
+        ran = run(SERVE, env={**CREDENTIALS, PROVIDER: "otel_mlobs_aws", "TO": server.url, "COMPRESSION": compression,
+                              "LOGS": logs})  # fmt: skip
+        services = {"/v1/traces": "xray", "/v1/metrics": "monitoring"} | ({"/v1/logs": "logs"} if logs == "1" else {})
+        assert {path for path, _, _ in server.requests} == set(services)
+        for path, headers, body in server.requests:
+            assert headers["authorization"] == recomputed(server.url, path, headers, body, services[path])
+            assert f"/{REGION}/{services[path]}/aws4_request" in headers["authorization"]
+            assert headers["x-amz-security-token"] == TOKEN
+            assert "content-type" in headers["authorization"]
+            assert ("content-encoding" in headers["authorization"]) is (compression == "gzip")
+            assert (body[:2] == b"\x1f\x8b") is (compression == "gzip")
+            assert SECRET not in str(headers)
+        for secret in (SECRET, TOKEN, ACCESS):
+            assert secret not in ran.out + ran.err
+
+
+def _has_logs() -> bool:
+    from importlib.util import find_spec
+
+    return find_spec("opentelemetry.instrumentation.logging") is not None
+
+
+def test_every_retry_is_signed_anew() -> None:
+    """A request that is tried again a second later carries that second's date, and its own valid signature."""
+    script = """
+    mlobs.configure("shop", traces_endpoint=os.environ["TO"])
+    with mlobs.prediction(model="m"):
+        pass
+    """
+    with Aws([503]) as server:
+        run(script, env={**CREDENTIALS, PROVIDER: "otel_mlobs_aws", "TO": server.url})
+        (path, first, body), (_, second, again) = server.requests
+        assert body == again
+        assert first["x-amz-date"] != second["x-amz-date"]
+        assert first["authorization"] != second["authorization"]
+        for headers in (first, second):
+            assert headers["authorization"] == recomputed(server.url, path, headers, body, "xray")
+
+
+ROLE = """
+import json, sys
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+count = Path(sys.argv[1])
+number = int(count.read_text()) + 1
+count.write_text(str(number))
+expires = datetime.now(timezone.utc) + timedelta(minutes=1)
+print(json.dumps({"Version": 1, "AccessKeyId": f"KEY{number}", "SecretAccessKey": "s", "SessionToken": f"TOKEN{number}",
+                  "Expiration": expires.isoformat()}))
+"""
+
+
+def test_credentials_that_expire_are_refreshed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Where a role's credentials are about to expire, the next request is signed with new ones."""
+    (tmp_path / "role.py").write_text(ROLE)
+    (tmp_path / "count").write_text("0")
+    (tmp_path / "config").write_text(
+        f"[default]\nregion = {REGION}\n"
+        f"credential_process = {sys.executable} {tmp_path / 'role.py'} {tmp_path / 'count'}\n"
+    )
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
+    session = aws.session()
+    with Aws([]) as server:
+        for _ in range(2):
+            session.post(f"{server.url}/v1/traces", data=b"body", timeout=10)
+        (first, token), (second, other) = [
+            (headers["authorization"].partition("=")[2].partition("/")[0], headers["x-amz-security-token"])
+            for _, headers, _ in server.requests
+        ]
+        assert first != second
+        assert (token, other) == (first.replace("KEY", "TOKEN"), second.replace("KEY", "TOKEN"))
+        assert f"/{REGION}/" in server.requests[0][1]["authorization"]
+
+
+def test_a_region_comes_from_the_host_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """AWS's hosts name their region and every URL its service; what names neither raises."""
+    for name, value in CREDENTIALS.items():
+        monkeypatch.setenv(name, value)
+    signature = aws.Signature()
+    for url, scope in {
+        "https://xray.us-west-2.amazonaws.com/v1/traces": "us-west-2/xray",
+        "https://logs.cn-north-1.amazonaws.com.cn/v1/logs": "cn-north-1/logs",
+        "https://vpce-1.example.org/v1/metrics": f"{REGION}/monitoring",
+    }.items():
+        request = aws.requests.Request("POST", url, data=b"x").prepare()
+        assert f"/{scope}/aws4_request" in signature(request).headers["Authorization"]
+    with pytest.raises(ConfigurationError, match=r"/v1/traces, /v1/metrics or /v1/logs, got '/other'"):
+        signature.check("https://vpce-1.example.org/other")
+
+
+def test_what_botocore_cannot_read_is_said_without_secrets(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Half a pair of credentials, or a profile that is not there, is a ConfigurationError with botocore's reason."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    url = "https://xray.us-west-2.amazonaws.com/v1/traces"
+    with pytest.raises(ConfigurationError, match="no AWS credentials were found"):
+        aws.Signature().check(url)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", ACCESS)
+    with pytest.raises(ConfigurationError, match="credentials cannot be had: Partial credentials") as raised:
+        aws.Signature().check(url)
+    assert ACCESS not in str(raised.value)
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.setenv("AWS_PROFILE", "nobody")
+    with pytest.raises(ConfigurationError, match="nobody"):
+        aws.Signature().check(url)
