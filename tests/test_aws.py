@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 from receiver import run
@@ -14,13 +12,10 @@ from receiver import run
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from typing_extensions import Self
-
 botocore = pytest.importorskip("botocore", reason="needs the extra aws")
 pytest.importorskip("opentelemetry.sdk.extension.aws", reason="needs the extra aws")
 
-from botocore.auth import SigV4Auth
-from botocore.awsrequest import AWSRequest
+from aws_receiver import Aws, recomputed
 from botocore.credentials import Credentials
 
 from otel_mlobs.errors import ConfigurationError
@@ -34,54 +29,8 @@ CREDENTIALS = {
     "AWS_SESSION_TOKEN": TOKEN,
     "AWS_REGION": REGION,
 }
+OURS = Credentials(ACCESS, SECRET, TOKEN)
 PROVIDER = "OTEL_PYTHON_EXPORTER_OTLP_HTTP_CREDENTIAL_PROVIDER"
-
-
-class Aws:
-    """Keeps requests as they come, byte for byte, and answers with ``answers`` in turn, then with 200."""
-
-    def __init__(self, answers: list[int]) -> None:
-        self.answers = answers
-        self.requests: list[tuple[str, dict[str, str], bytes]] = []
-
-    def __enter__(self) -> Self:
-        kept = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["content-length"]))
-                kept.requests.append((self.path, {k.lower(): v for k, v in self.headers.items()}, body))
-                self.send_response(kept.answers.pop(0) if kept.answers else 200)
-                self.send_header("content-length", "0")
-                self.end_headers()
-
-            def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class names it so
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-
-
-def recomputed(url: str, path: str, headers: dict[str, str], body: bytes, service: str) -> str:
-    """The Authorization header that botocore gives to what was received, from what stands in its signed headers."""
-    names = headers["authorization"].partition("SignedHeaders=")[2].partition(",")[0].split(";")
-    signed = {name: headers[name] for name in names if name not in ("host", "x-amz-security-token")}
-    request = AWSRequest(method="POST", url=url + path, data=body, headers=signed)
-    request.context["timestamp"] = headers["x-amz-date"]
-    signer = SigV4Auth(Credentials(ACCESS, SECRET, TOKEN), service, REGION)
-    request.headers["X-Amz-Security-Token"] = TOKEN
-    canonical = signer.canonical_request(request)
-    signature = signer.signature(signer.string_to_sign(request, canonical), request)
-    return (
-        f"AWS4-HMAC-SHA256 Credential={signer.scope(request)}, "
-        f"SignedHeaders={signer.signed_headers(signer.headers_to_sign(request))}, Signature={signature}"
-    )
 
 
 SERVE = """
@@ -107,8 +56,9 @@ def test_botocore_computes_the_same_signature_from_what_arrives(compression: str
                               "LOGS": logs})  # fmt: skip
         services = {"/v1/traces": "xray", "/v1/metrics": "monitoring"} | ({"/v1/logs": "logs"} if logs == "1" else {})
         assert {path for path, _, _ in server.requests} == set(services)
-        for path, headers, body in server.requests:
-            assert headers["authorization"] == recomputed(server.url, path, headers, body, services[path])
+        for received in server.requests:
+            path, headers, body = received
+            assert headers["authorization"] == recomputed(server.url, received, services[path], REGION, OURS)
             assert f"/{REGION}/{services[path]}/aws4_request" in headers["authorization"]
             assert headers["x-amz-security-token"] == TOKEN
             assert "content-type" in headers["authorization"]
@@ -134,12 +84,12 @@ def test_every_retry_is_signed_anew() -> None:
     """
     with Aws([503]) as server:
         run(script, env={**CREDENTIALS, PROVIDER: "otel_mlobs_aws", "TO": server.url})
-        (path, first, body), (_, second, again) = server.requests
+        (_, first, body), (_, second, again) = server.requests
         assert body == again
         assert first["x-amz-date"] != second["x-amz-date"]
         assert first["authorization"] != second["authorization"]
-        for headers in (first, second):
-            assert headers["authorization"] == recomputed(server.url, path, headers, body, "xray")
+        for received in server.requests:
+            assert received[1]["authorization"] == recomputed(server.url, received, "xray", REGION, OURS)
 
 
 ROLE = """
