@@ -146,7 +146,7 @@ def configure(
         _require_logging_instrumentation()
     if resolved.host and not resolved.disabled:
         _hardware("host").require()
-    if not resolved.disabled:
+    if not resolved.disabled and _state.settings is None:
         vendors.require(resolved)
     with _configuring:
         if _state.settings is not None:
