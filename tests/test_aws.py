@@ -17,9 +17,11 @@ pytest.importorskip("opentelemetry.sdk.extension.aws", reason="needs the extra a
 
 from aws_receiver import Aws, recomputed
 from botocore.credentials import Credentials
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 
 from otel_mlobs.errors import ConfigurationError
 from otel_mlobs.integrations import aws
+from otel_mlobs.tools import doctor
 
 ACCESS, SECRET, TOKEN = "AKIDEXAMPLE", "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY", "session-token-of-a-role"
 REGION = "eu-central-1"
@@ -165,3 +167,72 @@ def test_what_botocore_cannot_read_is_said_without_secrets(monkeypatch: pytest.M
     monkeypatch.setenv("AWS_PROFILE", "nobody")
     with pytest.raises(ConfigurationError, match="nobody"):
         aws.Signature().check(url)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+def test_a_forked_child_signs_with_credentials_of_its_own() -> None:
+    """Parent and child both send, after a fork in the midst of it, and both signatures hold."""
+    script = """
+    mlobs.configure("shop", backend="xray", endpoint=os.environ["TO"])
+    def serve(name):
+        with mlobs.operation(name):
+            pass
+        return mlobs.force_flush()
+    assert serve("before")
+    pid = os.fork()
+    sent = serve("child" if pid == 0 else "parent")
+    if pid == 0:
+        os._exit(0 if sent else 9)
+    assert sent and os.waitpid(pid, 0)[1] == 0
+    """
+    with Aws([]) as server:
+        run(script, env={**CREDENTIALS, PROVIDER: "otel_mlobs_aws", "TO": server.url})
+        assert len(server.requests) == 3
+        for received in server.requests:
+            assert received[1]["authorization"] == recomputed(server.url, received, "xray", REGION, OURS)
+
+
+def test_the_doctor_signs_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`otel-mlobs doctor` sends what an exporter would, and says what is missing where it cannot be signed."""
+    for name, value in CREDENTIALS.items():
+        monkeypatch.setenv(name, value)
+    environ = {PROVIDER: "otel_mlobs_aws"}
+    with Aws([]) as server:
+        report = doctor.examine({"service_name": "s", "traces_endpoint": server.url}, environ)
+        assert report.healthy
+        [received] = server.requests
+        assert received[1]["authorization"] == recomputed(server.url, received, "xray", REGION, OURS)
+    for name in CREDENTIALS:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_CONFIG_FILE", os.devnull)
+    monkeypatch.delenv("AWS_DEFAULT_REGION", raising=False)
+    [finding] = doctor.examine({"traces_endpoint": "http://localhost:9"}, environ).findings
+    assert (finding.verdict, "no AWS region" in finding.message) == ("failed", True)
+
+
+def test_metrics_are_sent_in_parts_that_cloudwatch_takes() -> None:
+    """Of 2,500 series no request has more than a thousand points, and together they have all."""
+    script = """
+    mlobs.configure("shop", metrics_endpoint=os.environ["TO"], metric_interval=3600)
+    from opentelemetry import metrics
+    counters = [metrics.get_meter("m").create_counter(f"c{number}") for number in range(5)]
+    for counter in counters:
+        for number in range(500):
+            counter.add(1, {"n": number})
+    """
+    with Aws([]) as server:
+        run(script, env={**CREDENTIALS, PROVIDER: "otel_mlobs_aws", "TO": server.url})
+        counts = []
+        for received in server.requests:
+            message = ExportMetricsServiceRequest.FromString(received[2])
+            counts.append(
+                sum(
+                    len(metric.sum.data_points) + len(metric.histogram.data_points)
+                    for group in message.resource_metrics
+                    for scope in group.scope_metrics
+                    for metric in scope.metrics
+                )
+            )
+            assert received[1]["authorization"] == recomputed(server.url, received, "monitoring", REGION, OURS)
+        assert sum(counts) >= 2500
+        assert max(counts) <= 1000

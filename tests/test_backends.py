@@ -219,6 +219,58 @@ def test_datadog_gets_exact_deltas_also_over_a_fork() -> None:
         } == {("shop", "7", "prod")}
 
 
+def test_deltas_of_a_total_begin_with_its_second_point() -> None:
+    """What a device counted before anybody looked is no delta; a series that comes later begins the same way."""
+    from opentelemetry.metrics import Observation
+    from opentelemetry.sdk.metrics import Counter, MeterProvider, ObservableCounter
+    from opentelemetry.sdk.metrics.export import AggregationTemporality, InMemoryMetricReader
+
+    from otel_mlobs.telemetry.readers import without_first_totals
+
+    reader = InMemoryMetricReader(
+        preferred_temporality=dict.fromkeys((Counter, ObservableCounter), AggregationTemporality.DELTA)
+    )
+    meter = MeterProvider(metric_readers=[reader]).get_meter("t")
+    energy = {"0": 5000.0}
+    meter.create_observable_counter("energy", [lambda _: [Observation(v, {"gpu": k}) for k, v in energy.items()]])
+    counter = meter.create_counter("counted")
+    seen: set[Any] = set()
+
+    def collect() -> dict[str, float]:
+        data = without_first_totals(reader.get_metrics_data(), {"energy"}, seen)
+        assert data is not None
+        return {
+            f"{metric.name}{point.attributes.get('gpu', '')}": point.value
+            for group in data.resource_metrics
+            for scope in group.scope_metrics
+            for metric in scope.metrics
+            for point in metric.data.data_points
+        }
+
+    counter.add(3)
+    assert collect() == {"counted": 3}
+    energy.update({"0": 5010.0, "1": 700.0})
+    assert collect() == {"energy0": 10.0}
+    energy.update({"0": 5010.0, "1": 702.0})
+    assert collect() == {"energy0": 0.0, "energy1": 2.0}
+
+
+@pytest.mark.skipif(find_spec("opentelemetry.instrumentation.system_metrics") is None, reason="needs the extra host")
+def test_datadog_gets_the_hosts_counters_from_now_on() -> None:
+    """The CPU times that are sent are those of the process's life, and not of the machine's."""
+    script = """
+    import time
+    began = time.monotonic()
+    mlobs.configure("s", backend="datadog", host=True, endpoint=os.environ["TO"], metric_interval=0.1)
+    time.sleep(1)
+    mlobs.shutdown()
+    print(time.monotonic() - began)
+    """
+    with Receiver() as receiver:
+        lived = float(run(script, env={"TO": receiver.url}).out)
+        assert 0 < receiver.total("system.cpu.time") < (lived + 1) * (os.cpu_count() or 1)
+
+
 def test_the_variable_keeps_datadogs_sums_cumulative() -> None:
     """``OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE=cumulative`` goes before what the backend wants."""
     script = """

@@ -21,9 +21,9 @@ from opentelemetry.sdk.metrics.export import AggregationTemporality, InMemoryMet
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from otel_mlobs.settings.backends import AWS_POINTS_PER_REQUEST
-from otel_mlobs.telemetry import collected, guard, instruments, vendors
+from otel_mlobs.telemetry import absolute, collected, guard, instruments, vendors
 from otel_mlobs.telemetry.outage import reasons
-from otel_mlobs.telemetry.readers import durations_for, wants_delta, with_histograms
+from otel_mlobs.telemetry.readers import durations_for, wants_delta, with_histograms, without_first_totals
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -211,6 +211,7 @@ class MetricPipeline:
         self._stopped = False
         self._finished = False
         self._delta = False
+        self._seen: set[Any] = set()
         self._fork_holds = False
 
     def start(self, provider: OwnMeterProvider) -> None:
@@ -255,6 +256,8 @@ class MetricPipeline:
 
     def _collect(self) -> MetricsData | None:
         data = self.reader.get_metrics_data()
+        if self._delta:
+            data = without_first_totals(data, absolute.totals, self._seen)
         histograms = instruments.own_histograms()
         if not histograms or self._provider is None:
             return data
@@ -292,6 +295,7 @@ class MetricPipeline:
         if self._provider is None or self._stopped:
             return
         self.reader = _Reader(self, *self._wants)
+        self._seen = set()
         self._provider.replace_own(self.reader)
         self._start_thread()
 
