@@ -77,6 +77,22 @@ def _has_logs() -> bool:
     return find_spec("opentelemetry.instrumentation.logging") is not None
 
 
+def test_the_sdks_exporter_alone_takes_our_session() -> None:
+    """OpenTelemetry's variable is enough: an exporter that this library has not made signs too."""
+    script = """
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(OTLPSpanExporter()))
+    provider.get_tracer("t").start_span("s").end()
+    """
+    with Aws([]) as server:
+        run(script, env={**CREDENTIALS, PROVIDER: "otel_mlobs_aws", "OTEL_EXPORTER_OTLP_ENDPOINT": server.url})
+        [received] = server.requests
+        assert received[1]["authorization"] == recomputed(server.url, received, "xray", REGION, OURS)
+
+
 def test_every_retry_is_signed_anew() -> None:
     """A request that is tried again a second later carries that second's date, and its own valid signature."""
     script = """

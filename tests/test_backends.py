@@ -91,9 +91,10 @@ def test_xray_says_what_it_does_not_take() -> None:
 @pytest.mark.parametrize(("region", "top"), [("eu-west-1", "amazonaws.com"), ("cn-north-1", "amazonaws.com.cn")])
 def test_one_endpoint_of_aws_stands_for_all_three(service: str, region: str, top: str) -> None:
     """Each signal goes to its own host of the same region, and is signed."""
-    found = pipelines(
-        {"backend": "cloudwatch", "endpoint": f"https://{service}.{region}.{top}", "headers": LOG_HEADERS}
-    )
+    arguments = {"backend": "cloudwatch", "headers": LOG_HEADERS}
+    endpoint = f"https://{service}.{region}.{top}"
+    found = pipelines({**arguments, "endpoint": endpoint})
+    assert found == pipelines(arguments, {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint})
     assert {signal: one.url for signal, one in found.items()} == {
         "traces": f"https://xray.{region}.{top}/v1/traces",
         "metrics": f"https://monitoring.{region}.{top}/v1/metrics",
@@ -299,10 +300,12 @@ def test_datadogs_logs_and_spans_have_the_same_ids() -> None:
 
 
 @pytest.mark.skipif(find_spec("botocore") is not None, reason="the extra aws is installed")
-@pytest.mark.parametrize("backend", ["xray", "cloudwatch"])
-def test_without_the_extra_the_command_that_installs_it_is_named(backend: str) -> None:
-    """``backend="xray"`` without the extra raises before anything is set up."""
-    ran = run(f'mlobs.configure("s", backend="{backend}")', check=False)
+@pytest.mark.parametrize(
+    "arguments", ['backend="xray"', 'backend="cloudwatch"', 'traces_endpoint="https://xray.eu-west-1.amazonaws.com"']
+)
+def test_without_the_extra_the_command_that_installs_it_is_named(arguments: str) -> None:
+    """``backend="xray"``, or an endpoint of AWS, without the extra raises before anything is set up."""
+    ran = run(f'mlobs.configure("s", {arguments})', check=False)
     assert ran.lines("MissingExtraError", "pip install 'otel-mlobs[aws]'")
 
 

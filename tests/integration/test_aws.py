@@ -11,6 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
+pytest.importorskip("botocore", reason="needs the extra aws")
+
 from aws_receiver import Aws, recomputed
 from botocore.credentials import Credentials
 
