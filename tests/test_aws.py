@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import ssl
 import sys
 from typing import TYPE_CHECKING
 
 import pytest
-from receiver import run
+import trustme
+from receiver import Receiver, run
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -183,6 +185,24 @@ def test_what_botocore_cannot_read_is_said_without_secrets(monkeypatch: pytest.M
     monkeypatch.setenv("AWS_PROFILE", "nobody")
     with pytest.raises(ConfigurationError, match="nobody"):
         aws.Signature().check(url)
+
+
+def test_a_proxy_with_an_own_authority_gets_signed_requests(tmp_path: Path) -> None:
+    """With ``certificate=`` the session trusts it, and signs as it does without."""
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("localhost").configure_cert(context)
+    script = """
+    mlobs.configure("shop", backend="xray", endpoint=os.environ["TO"], certificate=os.environ["CA"])
+    with mlobs.prediction(model="m"):
+        pass
+    """
+    with Receiver(context=context) as receiver:
+        env = {**CREDENTIALS, PROVIDER: "otel_mlobs_aws", "TO": receiver.url, "CA": str(tmp_path / "ca.pem")}
+        run(script, env=env)
+        [received] = receiver.received
+        assert received.headers["authorization"].startswith("AWS4-HMAC-SHA256 Credential=AKIDEXAMPLE/")
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")

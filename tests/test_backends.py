@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from receiver import Receiver, run
+from receiver import GrpcReceiver, Receiver, run
 
 from otel_mlobs.errors import ConfigurationError
 from otel_mlobs.settings import resolve
@@ -220,6 +220,20 @@ def test_datadog_gets_exact_deltas_also_over_a_fork() -> None:
         } == {("shop", "7", "prod")}
 
 
+def test_datadog_gets_deltas_over_grpc_too() -> None:
+    """The exporter for gRPC is asked for the same."""
+    script = """
+    mlobs.configure("s", backend="datadog", protocol="grpc", endpoint=os.environ["TO"])
+    with mlobs.prediction(model="m"):
+        pass
+    """
+    with GrpcReceiver() as receiver:
+        run(script, env={"TO": receiver.url})
+        names = ("mlobs.operation.duration", "mlobs.operation.errors")
+        assert {point.cumulative for name in names for point in receiver.points(name)} == {False}
+        assert receiver.total(names[0]) == 1
+
+
 def test_deltas_of_a_total_begin_with_its_second_point() -> None:
     """What a device counted before anybody looked is no delta; a series that comes later begins the same way."""
     from opentelemetry.metrics import Observation
@@ -363,13 +377,18 @@ ask(X_Amzn_Trace_Id="Root=1-67890abc-0123456789abcdef01234567;Parent=11111111111
 ask(X_Amzn_Trace_Id="Root=1-67890abc-0123456789abcdef01234567;Parent=1111111111111111;Sampled=1",
     traceparent="00-abcdefabcdefabcdefabcdefabcdefab-2222222222222222-01")
 ask(X_Amzn_Trace_Id="Root=1-67890abc-0123456789abcdef01234567;Parent=1111111111111111;Sampled=0")
+ask(X_Amzn_Trace_Id="Root=1-67890abc-0123456789abcdef01234567;Parent=1111111111111111")
+ask(X_Amzn_Trace_Id="Root=1-67890abc-0123456789abcdef01234567")
 """
 
 
 @needs_aws
 @pytest.mark.skipif(find_spec("flask") is None, reason="needs Flask")
 def test_xrays_header_comes_in_and_goes_out_through_flask() -> None:
-    """Ids begin with the time; the header in is the parent, W3C's goes before it, and both go out with the same ids."""
+    """Ids begin with the time; the header in is the parent, W3C's goes before it, and both go out with the same ids.
+
+    A header without Sampled is not sampled, and one without Parent begins a trace.
+    """
     import ast
     import time
 
@@ -377,22 +396,24 @@ def test_xrays_header_comes_in_and_goes_out_through_flask() -> None:
         ran = run(XRAY_APP, env={"TO": receiver.url})
         sent = [ast.literal_eval(line) for line in ran.out.splitlines()]
         spans = {span.span_id.hex(): span for span in receiver.spans()}
-        assert len(spans) == 6, "server and prediction of all requests but the one that is not sampled"
+        assert len(spans) == 8, "server and prediction of all requests but the two that are not sampled"
         for number, headers in enumerate(sent):
             _, trace_id, span_id, flags = headers["traceparent"].split("-")
             xray = dict(part.split("=") for part in headers["X-Amzn-Trace-Id"].split(";"))
             assert xray["Root"] == f"1-{trace_id[:8]}-{trace_id[8:]}"
             assert xray["Parent"] == span_id
-            assert int(xray["Sampled"]) == int(flags, 16) & 1 == (number != 3)
-            if number != 3:
+            sampled = number not in (3, 4)
+            assert int(xray["Sampled"]) == int(flags, 16) & 1 == sampled
+            if sampled:
                 server = spans[spans[span_id].parent_span_id.hex()]
                 assert server.trace_id.hex() == trace_id
-                expected = ["", "1111111111111111", "2222222222222222"][number]
+                expected = ["", "1111111111111111", "2222222222222222", None, None, ""][number]
                 assert server.parent_span_id.hex() == expected
         traces = [headers["traceparent"].split("-")[1] for headers in sent]
-        assert abs(int(traces[0][:8], 16) - time.time()) < 120
+        for own in (traces[0], traces[5]):
+            assert abs(int(own[:8], 16) - time.time()) < 120
         given = "67890abc0123456789abcdef01234567"
-        assert traces[1:] == [given, "abcdef" * 5 + "ab", given]
+        assert traces[1:5] == [given, "abcdef" * 5 + "ab", given, given]
         assert receiver.signals() == {"traces"}
         assert len(ran.lines("xray takes no metrics", "cloudwatch")) == 1
 
