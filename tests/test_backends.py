@@ -272,18 +272,25 @@ def test_deltas_of_a_total_begin_with_its_second_point() -> None:
 
 @pytest.mark.skipif(find_spec("opentelemetry.instrumentation.system_metrics") is None, reason="needs the extra host")
 def test_datadog_gets_the_hosts_counters_from_now_on() -> None:
-    """The CPU times that are sent are those of the process's life, and not of the machine's."""
+    """The CPU times that are sent are those of the two processes' lives, and not of the machine's."""
     script = """
     import time
     began = time.monotonic()
     mlobs.configure("s", backend="datadog", host=True, endpoint=os.environ["TO"], metric_interval=0.1)
     time.sleep(1)
+    if hasattr(os, "fork"):
+        pid = os.fork()
+        time.sleep(0.5)
+        if pid == 0:
+            os._exit(0 if mlobs.shutdown() else 9)
+        assert os.waitpid(pid, 0)[1] == 0
     mlobs.shutdown()
     print(time.monotonic() - began)
     """
     with Receiver() as receiver:
         lived = float(run(script, env={"TO": receiver.url}).out)
-        assert 0 < receiver.total("system.cpu.time") < (lived + 1) * (os.cpu_count() or 1)
+        assert 0 < receiver.total("system.cpu.time") < 2 * (lived + 1) * (os.cpu_count() or 1)
+        assert len(receiver.instances("system.cpu.time")) == (2 if hasattr(os, "fork") else 1)
 
 
 def test_the_variable_keeps_datadogs_sums_cumulative() -> None:
