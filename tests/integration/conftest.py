@@ -13,6 +13,8 @@ import pytest
 from .alertmanager import Alertmanager, Webhook
 from .backends import Jaeger, Process, Prometheus
 from .collector import Collector
+from .datadog import DatadogAgent
+from .moto_server import Moto
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -161,3 +163,19 @@ def webhook() -> Iterator[Webhook]:
     """A listener that keeps what is posted to it."""
     with Webhook() as listener:
         yield listener
+
+
+@pytest.fixture
+def datadog_agent(tmp_path_factory: pytest.TempPathFactory, start: Callable[..., Process]) -> Iterator[DatadogAgent]:
+    """Datadog's test agent."""
+    server = DatadogAgent(_binary("ddapm-test-agent"), tmp_path_factory.mktemp("datadog-agent"), start)
+    yield server
+    server.process.kill()
+
+
+@pytest.fixture
+def moto(tmp_path_factory: pytest.TempPathFactory, start: Callable[..., Process]) -> Iterator[Moto]:
+    """AWS, as moto stands in for it."""
+    server = Moto(_binary("moto_server"), tmp_path_factory.mktemp("moto"), start)
+    yield server
+    server.process.kill()
