@@ -114,3 +114,14 @@ class Webhook:
     def sent(self) -> list[dict[str, Any]]:
         """Every alert that Alertmanager has sent here, whole, in order."""
         return [alert for sent in list(self.received) for alert in sent["alerts"]]
+
+
+def to_webhook(configuration: str, webhook: Webhook, folder: Path) -> str:
+    """The routes of a ``configuration`` of ours, with a webhook for every receiver."""
+    (folder / "url").write_text(webhook.url)
+    begin, end = configuration.index("receivers:"), configuration.index("inhibit_rules:")
+    receivers = "".join(
+        f"  - name: {name}\n    webhook_configs:\n      - url_file: {json.dumps(str(folder / 'url'))}\n"
+        for name in ("slack", "pagerduty", "page")
+    )
+    return f"{configuration[:begin]}receivers:\n{receivers}{configuration[end:]}"

@@ -66,6 +66,18 @@ def jaeger(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequ
     server.process.stop()
 
 
+@pytest.fixture
+def jaeger_on_disk(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Jaeger]:
+    """A Jaeger that finds failed traces: that in memory knows spans' attributes only, and a status is none."""
+    (tmp_path / "jaeger").mkdir()
+    server = Jaeger(_binary("jaeger"), tmp_path / "jaeger", {"badger": {"ephemeral": True}})
+    shown = request.config.stash.setdefault(_processes, [])
+    shown.append(server.process)
+    yield server
+    shown.remove(server.process)
+    server.process.stop()
+
+
 @pytest.fixture(scope="session")
 def prometheus(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Prometheus]:
     """A Prometheus that takes OTLP."""

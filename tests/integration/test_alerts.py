@@ -20,6 +20,7 @@ from otel_mlobs.settings.objectives import Objective, Objectives
 from otel_mlobs.tools.alerts import Alerts
 from otel_mlobs.tools.alerts.routes import alertmanager as routes
 
+from .alertmanager import to_webhook
 from .backends import wait_until
 
 if TYPE_CHECKING:
@@ -166,7 +167,9 @@ def test_native_histograms_are_read_too(prometheus_with_rules: Callable[..., Pro
 
 def test_what_silences_what(alertmanager: Callable[[str], Alertmanager], webhook: Webhook, tmp_path: Path) -> None:
     """Stale features silence drift of the same service, critical silences lower, and other services are still heard."""
-    server = alertmanager(_to_webhook(webhook, tmp_path))
+    server = alertmanager(
+        re.sub(r"(group_wait|group_interval): \w+", r"\1: 1s", to_webhook(routes(), webhook, tmp_path))
+    )
     alerts = [
         ("FeatureViewStale", "critical", "data", "shop"),
         ("FeatureDrift", "low", "model", "shop"),
@@ -202,15 +205,3 @@ def test_what_silences_what(alertmanager: Callable[[str], Alertmanager], webhook
         ("FeatureViewStale", "shop"), ("OperationErrors", "bank"),
     ]  # fmt: skip
     assert len(states) == len(alerts)
-
-
-def _to_webhook(webhook: Webhook, folder: Path) -> str:
-    """The routes as they are written, with every receiver a webhook, and without waiting."""
-    (folder / "url").write_text(webhook.url)
-    text = re.sub(r"(group_wait|group_interval): \w+", r"\1: 1s", routes())
-    begin, end = text.index("receivers:"), text.index("inhibit_rules:")
-    receivers = "".join(
-        f"  - name: {name}\n    webhook_configs:\n      - url_file: {json.dumps(str(folder / 'url'))}\n"
-        for name in ("slack", "pagerduty", "page")
-    )
-    return f"{text[:begin]}receivers:\n{receivers}{text[end:]}"
