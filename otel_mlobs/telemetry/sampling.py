@@ -195,7 +195,8 @@ class TailProcessor(SpanProcessor):
     """Hands spans of kept traces to ``processor``, and holds those of undecided ones, ``max_spans`` at most.
 
     Every trace reaches ``processor`` whole or not at all, but for what the process does not end. ``slow`` is in
-    seconds, for all that have no objective of their own. Nothing is raised into the application. The lock is held for a few lines, never while spans are handed on.
+    seconds, for all that have no objective of their own. Nothing is raised into the application. The lock is held for a
+    few lines, never while spans are handed on.
     """
 
     def __init__(
