@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from otel_mlobs import semconv
-from otel_mlobs.tools.alerts.definitions import LEAST_EVENTS, STEP, Case, counter, gauge, series
+from otel_mlobs.tools.alerts.definitions import LEAST_EVENTS, STEP, VERSION, Case, counter, gauge, series
 from otel_mlobs.tools.rules import parse_duration, prometheus_name
 
 if TYPE_CHECKING:
@@ -172,6 +172,22 @@ def silent(scope: Scope) -> Iterator[Case]:
         _failures(scope, (stops, 0.9 * floor, 0.0), (HOUR, 0.0, 0.0)),
         lasts=stops + HOUR,
     )
+    yield Case(
+        "the process is gone as well",
+        _failures(scope, (stops, 4 * floor, 0.0)),
+        lasts=stops + HOUR,
+    )
+    if not scope.views:
+        new = {**scope.example, VERSION: "2"}
+        yield Case(
+            "another version takes over",
+            (
+                *_failures(scope, (stops, 4 * floor, 0.0), (HOUR, 0.0, 0.0)),
+                (series(f"{DURATION}_count", new), counter((stops, 0.0), (HOUR, 4 * floor))),
+                (series(ERRORS, new), counter((stops + HOUR, 0.0))),
+            ),
+            lasts=stops + HOUR,
+        )
     yield Case("calls go on", _failures(scope, (stops, 4 * floor, 0.0)), lasts=stops)
     yield NOTHING
 
