@@ -101,7 +101,7 @@ class Load:
 
     def __init__(self, endpoint: str, service: str, *, workers: int = 8, pause: float = 0.05) -> None:
         self.taken = Taken()
-        self._address = urlsplit(endpoint).netloc
+        self._endpoint = endpoint
         self._service, self._pause = service, pause
         self._lock = threading.Lock()
         self._end = threading.Event()
@@ -120,25 +120,25 @@ class Load:
     def _work(self, number: int) -> None:
         draw = random.Random(number)
         resource = {"service.name": self._service, "service.instance.id": f"worker-{number}", "host.name": f"h{number}"}
-        post = Poster(self._address)
-        while not self._end.wait(self._pause):
-            trace = a_trace(resource, draw.randbytes(16))
-            ids = [span.span_id.hex() for span in trace.resource_spans[0].scope_spans[0].spans]
-            cell, value = draw.choice("abc"), draw.randint(1, 5)
-            self._send(
-                post,
-                "/v1/traces",
-                trace,
-                taken=lambda now, ids=ids: self.taken.spans.update(dict.fromkeys(ids, now)),
-                unsure=lambda ids=ids: self.taken.unsure_spans.update(ids),
-            )
-            self._send(
-                post,
-                "/v1/metrics",
-                a_count(resource, cell, value),
-                taken=lambda now, cell=cell, value=value: self.taken.counts.append((now, cell, value)),
-                unsure=lambda cell=cell, value=value: self.taken.unsure_counts.update({cell: value}),
-            )
+        with Poster(self._endpoint) as post:
+            while not self._end.wait(self._pause):
+                trace = a_trace(resource, draw.randbytes(16))
+                ids = [span.span_id.hex() for span in trace.resource_spans[0].scope_spans[0].spans]
+                cell, value = draw.choice("abc"), draw.randint(1, 5)
+                self._send(
+                    post,
+                    "/v1/traces",
+                    trace,
+                    taken=lambda now, ids=ids: self.taken.spans.update(dict.fromkeys(ids, now)),
+                    unsure=lambda ids=ids: self.taken.unsure_spans.update(ids),
+                )
+                self._send(
+                    post,
+                    "/v1/metrics",
+                    a_count(resource, cell, value),
+                    taken=lambda now, cell=cell, value=value: self.taken.counts.append((now, cell, value)),
+                    unsure=lambda cell=cell, value=value: self.taken.unsure_counts.update({cell: value}),
+                )
 
     def _send(
         self, post: Poster, path: str, request: Any, taken: Callable[[float], None], unsure: Callable[[], None]
@@ -156,8 +156,14 @@ class Load:
 class Poster:
     """Posts protobuf over a connection that is kept; an answer's status, 0 where none was made, None where it broke."""
 
-    def __init__(self, address: str) -> None:
-        self._connection = http.client.HTTPConnection(address, timeout=30)
+    def __init__(self, endpoint: str) -> None:
+        self._connection = http.client.HTTPConnection(urlsplit(endpoint).netloc, timeout=30)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._connection.close()
 
     def __call__(self, path: str, body: bytes) -> int | None:
         """Post ``body``; a connection that the server closed while it was idle is opened again first."""

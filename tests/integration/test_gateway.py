@@ -109,7 +109,7 @@ def test_eight_workers_have_the_series_of_one_and_exact_sums(
     wait_until("waiting for one worker's counts", lambda: settled("one", BATCHES))
     wait_until("waiting for eight workers' counts", lambda: settled("eight", 8 * BATCHES))
     series = of_service(prometheus, "one")
-    assert series["mlobs_feature_observations_total"] > 20
+    assert series["mlobs_feature_observations_total"] > 10
     assert of_service(prometheus, "eight") == series
     assert not [name for name in series if name.startswith("mlobs_drift_")]
 
@@ -250,18 +250,16 @@ def test_the_tail_sampler_keeps_what_matters_and_a_drifting_model_keeps_not_ever
         "drifting": {"attributes": {"mlobs.drift.status": "drift"}},
         "calm": {"attributes": {"mlobs.drift.status": "ok"}},
     }
-    draw, post = Random(3), Poster(collector.http.removeprefix("http://"))
-    sent: dict[str, str] = {}
+    draw, sent = Random(3), {}
     began = time.monotonic()
-    while (lasted := time.monotonic() - began) < 10:
-        kind = draw.choices(list(shapes), (1, 1, 20, 20))[0]
-        trace_id = draw.randbytes(16)
-        assert (
-            post("/v1/traces", a_trace({"service.name": "sampled"}, trace_id, **shapes[kind]).SerializeToString())
-            == 200
-        )
-        sent[trace_id.hex()] = kind
-        time.sleep(0.002)
+    with Poster(collector.http) as post:
+        while (lasted := time.monotonic() - began) < 10:
+            kind = draw.choices(list(shapes), (1, 1, 20, 20))[0]
+            trace_id = draw.randbytes(16)
+            request = a_trace({"service.name": "sampled"}, trace_id, **shapes[kind])
+            assert post("/v1/traces", request.SerializeToString()) == 200
+            sent[trace_id.hex()] = kind
+            time.sleep(0.002)
     assert collector.stop() == 0
     counts = Counter(sent.values())
     wanted = {trace for trace, kind in sent.items() if kind in ("failed", "slow")}
@@ -289,7 +287,8 @@ def test_a_count_is_in_increase_from_the_first(
 
     for count, expected in ((7, [0.0, 7.0]), (9, [0.0, 7.0, 0.0, 9.0])):  # without a zero 9 would seem to be 2 more
         body = a_count(resource, "a", count).SerializeToString()
-        assert Poster(collector.http.removeprefix("http://"))("/v1/metrics", body) == 200
+        with Poster(collector.http) as post:
+            assert post("/v1/metrics", body) == 200
         wait_until(f"waiting for {expected}", lambda expected=expected: samples() == expected)
         assert collector.stop() == 0
         collector.run()
