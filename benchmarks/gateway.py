@@ -5,9 +5,10 @@
     python benchmarks/gateway.py away --backend prometheus --minutes 10
 
 `fleet` takes one real worker's delta request (a monitor with that many features) and sends it as that of each of the
-workers, a few rounds, as fast as the gateway takes it. Its cost is then known by the request, and whether it could keep up
-with an interval is arithmetic. `rules` writes an hour of what one gateway sends into Prometheus and reads how long it
-takes to evaluate `otel-mlobs rules --drift`. `away` stops a backend for a while under load and counts what is missing.
+workers, a few rounds, as fast as the gateway takes it. Its cost is then known by the request, and whether it could keep
+up with an interval is arithmetic. `rules` writes an hour of what one gateway sends into Prometheus and reads how long
+that takes to evaluate `otel-mlobs rules --drift`. `away` stops a backend for a while under load and counts what is
+missing.
 
 Needs the servers that scripts/servers.py builds.
 """
@@ -205,9 +206,7 @@ def fleet(workers: int, features: int, rounds: int, senders: int) -> None:
             )
         )
         counted = prometheus.ask('sum(mlobs_feature_observations_total{job="fleet"})')[0][1]
-        print(
-            f"{requests:,} requests in {lasted:.1f} s ({len(refused)} told to wait); gateway's CPU {after - before:.1f} s"
-        )
+        print(f"{requests:,} requests in {lasted:.1f} s ({len(refused)} told to wait); CPU {after - before:.1f} s")
         print(f"  {1e3 * each:.2f} ms of CPU a request; memory {resident:.0f} MiB, at most {most:.0f} MiB")
         print(f"  {workers:,} workers, one request every {INTERVAL:g} s: {each * workers / INTERVAL:.2f} CPUs")
         print(f"  series in Prometheus: {series:,.0f}; without the gateway {series * workers:,.0f}")
