@@ -294,3 +294,34 @@ def test_a_count_is_in_increase_from_the_first(
         wait_until(f"waiting for {expected}", lambda expected=expected: samples() == expected)
         assert collector.stop() == 0
         collector.run()
+
+
+def test_what_cannot_be_added_up_keeps_its_worker_or_is_dropped(
+    recipe_prometheus: Callable[..., RecipePrometheus], gateway: Callable[..., Gateway]
+) -> None:
+    """Readings of two workers stay apart, what both read off one profile is one series, drift of one window is gone."""
+    prometheus = recipe_prometheus()
+    collector = gateway(PROMETHEUS=prometheus.url, JAEGER=NOWHERE)
+    with Poster(collector.http) as post:
+        for worker in (1, 2):
+            request = a_count({"service.name": "apart", "service.instance.id": f"worker-{worker}"}, "a", worker)
+            metrics = request.resource_metrics[0].scope_metrics[0].metrics
+            metrics.add().CopyFrom(metrics[0])
+            metrics[1].name = "system.network.io"
+            for name in ("hw.gpu.utilization", "mlobs.profile.rows", "mlobs.drift.evidence", "pool.size"):
+                point = metrics.add(name=name).gauge.data_points.add(as_double=float(worker))
+                point.time_unix_nano = time.time_ns()
+            assert post("/v1/metrics", request.SerializeToString()) == 200
+    wait_until("waiting for the counts", lambda: prometheus.ask('rows_total{job="apart"}'))
+    found = prometheus.ask('{job="apart", __name__!="target_info"}')
+    by_name: dict[str, set[tuple[str | None, float]]] = {}
+    for labels, value in found:
+        by_name.setdefault(labels["__name__"], set()).add((labels.get("service_instance_id"), value))
+    each = {("worker-1", 1.0), ("worker-2", 2.0)}
+    assert by_name == {
+        "rows_total": {(None, 3.0)},
+        "system_network_io_total": each,
+        "hw_gpu_utilization": each,
+        "pool_size": each,
+        "mlobs_profile_rows": {(None, 2.0)},
+    }
