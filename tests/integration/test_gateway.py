@@ -296,6 +296,27 @@ def test_a_count_is_in_increase_from_the_first(
         collector.run()
 
 
+def test_replicas_share_a_fleet(
+    recipe_prometheus: Callable[..., RecipePrometheus], gateway: Callable[..., Gateway]
+) -> None:
+    """Two gateways with ids of their own, each sent a part of the counts: together they have all, in series of two."""
+    prometheus = recipe_prometheus()
+    names = ("gateway-1", "gateway-2")
+    replicas = [gateway(PROMETHEUS=prometheus.url, JAEGER=NOWHERE, GATEWAY_ID=name) for name in names]
+    loads = [Load(replica.http, "shared", workers=4) for replica in replicas]
+    with loads[0], loads[1]:
+        time.sleep(4)
+    sent = loads[0].taken.totals() + loads[1].taken.totals()
+    assert not any(load.taken.unsure_counts for load in loads)
+
+    def arrived() -> bool:
+        return {labels["cell"]: count for labels, count in prometheus.ask("sum by (cell) (rows_total)")} == sent
+
+    wait_until(f"waiting for {sent}", arrived)
+    series = prometheus.ask("count by (instance) (rows_total)")
+    assert {labels["instance"]: count for labels, count in series} == dict.fromkeys(names, 3.0)
+
+
 def test_what_cannot_be_added_up_keeps_its_worker_or_is_dropped(
     recipe_prometheus: Callable[..., RecipePrometheus], gateway: Callable[..., Gateway]
 ) -> None:
