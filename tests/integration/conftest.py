@@ -200,7 +200,7 @@ def tempo(tmp_path_factory: pytest.TempPathFactory, start: Callable[..., Process
 
     yield run
     for server in started:
-        server.kill()  # on SIGTERM it takes minutes to write out what it holds
+        server.kill()  # on SIGTERM it was still there after a minute
 
 
 @pytest.fixture(scope="session")
