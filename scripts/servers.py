@@ -97,6 +97,7 @@ SERVERS: dict[str, Server | PythonServer] = {
                 f"{CORE}/processor/memorylimiterprocessor",
                 f"{CONTRIB}/processor/cumulativetodeltaprocessor",
                 f"{CONTRIB}/processor/deltatocumulativeprocessor",
+                f"{CONTRIB}/processor/filterprocessor",
                 f"{CONTRIB}/processor/intervalprocessor",
                 f"{CONTRIB}/processor/metricstransformprocessor",
                 f"{CONTRIB}/processor/tailsamplingprocessor",

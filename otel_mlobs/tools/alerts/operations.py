@@ -272,7 +272,7 @@ class Operations:
             f"{WHO} is no longer called",
             "There was none in the last five minutes, and over the hour before that "
             f"{floor:g} or more in every five minutes.",
-            "The process reports, and what it did is no longer done, by any version. Ends by itself after about an hour.",
+            "The process reports, and no version does any longer what it did. Ends by itself after about an hour.",
             scope.objective,
             hold=300.0,
             labels=scope.labels,
