@@ -1,6 +1,6 @@
 """Builds the real servers that the integration tests talk to, and says where they are.
 
-    python scripts/servers.py build jaeger prometheus collector alertmanager
+    python scripts/servers.py build jaeger prometheus collector alertmanager datadog-agent moto
     python scripts/servers.py path jaeger
     python scripts/servers.py list
 
@@ -11,6 +11,9 @@ own builder puts the Collector together, of the components that are listed here.
 installed, they need not be built.
 
 Any Go from 1.16 on will do: one that is older than a server needs fetches the compiler it lacks from the module proxy.
+
+Datadog's test agent, and moto, which stands in for AWS, are Python: each gets a virtual environment of its own, since
+they hold dependencies down that this project wants newer.
 """
 
 from __future__ import annotations
@@ -54,10 +57,19 @@ class Collector(Server):
     components: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class PythonServer:
+    """How a server that is Python is installed: the requirement's name, its version, and each program's entry point."""
+
+    package: str
+    version: str
+    programs: dict[str, str]
+
+
 CORE = "go.opentelemetry.io/collector"
 CONTRIB = "github.com/open-telemetry/opentelemetry-collector-contrib"
 
-SERVERS: dict[str, Server] = {
+SERVERS: dict[str, Server | PythonServer] = {
     "jaeger": Server(
         module="github.com/jaegertracing/jaeger",
         version="v1.76.0",
@@ -85,6 +97,7 @@ SERVERS: dict[str, Server] = {
                 f"{CORE}/processor/memorylimiterprocessor",
                 f"{CONTRIB}/processor/cumulativetodeltaprocessor",
                 f"{CONTRIB}/processor/deltatocumulativeprocessor",
+                f"{CONTRIB}/processor/filterprocessor",
                 f"{CONTRIB}/processor/intervalprocessor",
                 f"{CONTRIB}/processor/metricstransformprocessor",
                 f"{CONTRIB}/processor/tailsamplingprocessor",
@@ -95,6 +108,7 @@ SERVERS: dict[str, Server] = {
                 f"{CORE}/exporter/debugexporter",
                 f"{CORE}/exporter/otlpexporter",
                 f"{CORE}/exporter/otlphttpexporter",
+                f"{CONTRIB}/exporter/awsemfexporter",
                 f"{CONTRIB}/exporter/awsxrayexporter",
                 f"{CONTRIB}/exporter/fileexporter",
                 f"{CONTRIB}/exporter/prometheusremotewriteexporter",
@@ -111,6 +125,16 @@ SERVERS: dict[str, Server] = {
         version="v0.28.1",  # the last whose module has its web pages in it, without which it does not compile
         go="1.24.0",  # the first that knows the word `tool` in go.mod
         programs={"alertmanager": "cmd/alertmanager", "amtool": "cmd/amtool"},
+    ),
+    "datadog-agent": PythonServer(
+        package="ddapm-test-agent",
+        version="1.69.1",
+        programs={"ddapm-test-agent": "ddapm_test_agent.agent:main"},
+    ),
+    "moto": PythonServer(
+        package="moto[server]",
+        version="5.2.5",
+        programs={"moto_server": "moto.server:main"},
     ),
 }
 PROGRAMS = {program: server for server, recipe in SERVERS.items() for program in recipe.programs}
@@ -150,13 +174,16 @@ def build(server: str) -> None:
     if None not in there:
         print(f"{server}: already there, {', '.join(map(str, there))}", file=sys.stderr)
         return
-    go = _go(recipe.go)
+    go = "" if isinstance(recipe, PythonServer) else _go(recipe.go)
     target.parent.mkdir(parents=True, exist_ok=True)
-    print(f"{server} {recipe.version}: building with {go}; this takes some minutes", file=sys.stderr)
+    builder = f"building with {go}; this takes some minutes" if go else "installing"
+    print(f"{server} {recipe.version}: {builder}", file=sys.stderr)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{server}-") as scratch:
         work, made = Path(scratch, "module"), Path(scratch, "made")
         work.mkdir()
-        if isinstance(recipe, Collector):
+        if isinstance(recipe, PythonServer):
+            _install(recipe, made)
+        elif isinstance(recipe, Collector):
             _build_collector(recipe, go, work, made)
         else:
             _build_tools(recipe, go, work, made)
@@ -166,6 +193,22 @@ def build(server: str) -> None:
             if not target.exists():  # otherwise another process has built the same in the meantime
                 raise
     print(f"{server}: built, {target}", file=sys.stderr)
+
+
+def _install(recipe: PythonServer, made: Path) -> None:
+    """A virtual environment, and beside it a script for each program: those that pip writes name the folder of now."""
+    _run([sys.executable, "-m", "venv", str(made / "venv")])
+    python = made / "venv" / "bin" / "python"
+    _run([str(python), "-m", "pip", "install", "--quiet", f"{recipe.package}=={recipe.version}"])
+    for program, entry_point in recipe.programs.items():
+        module, _, function = entry_point.partition(":")
+        script = made / program
+        script.write_text(
+            "#!/bin/sh\n"
+            f'exec "$(dirname "$0")/venv/bin/python" -c "import sys; from {module} import {function}; '
+            f'sys.exit({function}())" "$@"\n'
+        )
+        script.chmod(0o755)
 
 
 def _build_tools(recipe: Server, go: str, work: Path, made: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from dashboard_panels import label_values, panels, queries, variables
 
 from otel_mlobs import semconv
@@ -373,15 +374,17 @@ def test_provisioning_has_the_given_places(tmp_path: Path) -> None:
         mount="/srv/grafana/",
     )
     assert all(path.is_file() for path in written)
-    sources = (tmp_path / "datasources" / "otel-mlobs.yaml").read_text()
-    assert "    url: http://prometheus:9090/prom\n" in sources
-    assert "    type: tempo\n    access: proxy\n    url: ${TEMPO}\n" in sources
-    assert "      timeInterval: 30s\n" in sources
-    destination = sources.partition("exemplarTraceIdDestinations:\n")[2].splitlines()[:2]
-    assert [line.strip() for line in destination] == ["- name: trace_id", "datasourceUid: mlobs-traces"]
-    assert "{$$__tags}" in sources  # which Grafana reads as $__tags, and does not take from its environment
-    provider = (tmp_path / "dashboards" / "otel-mlobs.yaml").read_text()
-    assert "      path: /srv/grafana/dashboards/otel-mlobs\n" in provider
+    metrics, traces = yaml.safe_load((tmp_path / "datasources" / "otel-mlobs.yaml").read_text())["datasources"]
+    assert (metrics["type"], metrics["url"]) == ("prometheus", "http://prometheus:9090/prom")
+    assert (traces["type"], traces["url"]) == ("tempo", "${TEMPO}")
+    assert metrics["jsonData"]["timeInterval"] == "30s"
+    (destination,) = metrics["jsonData"]["exemplarTraceIdDestinations"]
+    assert (destination["name"], destination["datasourceUid"]) == ("trace_id", traces["uid"])
+    to_metrics = traces["jsonData"]["tracesToMetrics"]
+    assert to_metrics["datasourceUid"] == metrics["uid"]
+    assert "{$$__tags}" in to_metrics["queries"][0]["query"]  # Grafana takes $__tags from it, not from its environment
+    (provider,) = yaml.safe_load((tmp_path / "dashboards" / "otel-mlobs.yaml").read_text())["providers"]
+    assert provider["options"] == {"path": "/srv/grafana/dashboards/otel-mlobs"}
 
 
 @pytest.mark.parametrize(

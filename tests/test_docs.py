@@ -9,6 +9,7 @@ import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
+from opentelemetry import environment_variables as api_variables
 from opentelemetry.sdk import environment_variables
 
 from otel_mlobs import __all__ as public_names
@@ -88,12 +89,14 @@ def test_names_of_signals_exist(page: Path) -> None:
 def test_variables_exist(page: Path) -> None:
     """Every `OTEL_*` and `MLOBS_*` variable that a page mentions is one that is read."""
     known = {name for name in vars(environment_variables) if name.startswith("OTEL_")}
+    known |= {name for name in vars(api_variables) if name.startswith("OTEL_")}
     known |= {
         "MLOBS_CONFIG",
         "MLOBS_REQUIRE_SERVERS",
         "MLOBS_STORE_PASSWORD",
         "MLOBS_STORE_URL",
         "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS",
+        "OTEL_PYTHON_EXPORTER_OTLP_HTTP_CREDENTIAL_PROVIDER",
         "OTEL_PYTHON_SYSTEM_METRICS_EXCLUDED_METRICS",
         *(f"OTEL_{signal.upper()}_EXPORTER" for signal in settings.SIGNALS),
     }

@@ -137,7 +137,7 @@ def test_which_rules_must_be_said(capsys: pytest.CaptureFixture[str]) -> None:
     """`otel-mlobs rules` alone names the options of which it needs one."""
     with pytest.raises(SystemExit, match="2"):
         cli.main(["rules"])
-    assert "--drift --outcomes is required" in capsys.readouterr().err
+    assert "--drift --outcomes --alerts --tests --alertmanager --all is required" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

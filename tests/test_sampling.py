@@ -25,6 +25,8 @@ from opentelemetry.trace import SpanKind, StatusCode, TraceState
 from receiver import Receiver, attributes_of, run
 
 from otel_mlobs import semconv
+from otel_mlobs.settings.objectives import Objective, Objectives
+from otel_mlobs.telemetry import objectives
 from otel_mlobs.telemetry.sampling import TailProcessor, TailSampler
 from otel_mlobs.telemetry.spans import OperationSpan, OwnTracerProvider
 
@@ -728,3 +730,33 @@ def test_a_batch_processor_takes_what_is_kept() -> None:
     assert process.provider.force_flush()
     assert len(process.kept()) == 4
     process.provider.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("labels", "takes", "reason"),
+    [
+        ({semconv.MODEL_NAME: "churn"}, 40, "slow"),
+        ({semconv.MODEL_NAME: "churn"}, 20, ""),
+        ({semconv.MODEL_NAME: "batch"}, 200, ""),
+        ({semconv.MODEL_NAME: "batch", semconv.FEATURE_VIEW_NAME: "users"}, 200, "slow"),
+        ({semconv.MODEL_NAME: "another"}, 40, ""),
+        ({}, 90, "slow"),
+    ],
+)
+def test_slow_is_what_the_objective_of_the_model_or_view_says(
+    labels: dict[str, str], takes: float, reason: str
+) -> None:
+    """A view's goes before the model's, as in the alerts; who has none has the process's."""
+    before = objectives.current()
+    models = {"churn": Objective(latency=0.03), "batch": Objective(latency=5.0)}
+    objectives.use(Objectives(models=models, views={"users": Objective(latency=0.1)}))
+    try:
+        process = Process()
+        server = process.span("GET /", kind=SpanKind.SERVER)
+        process.operation("prediction", server, **labels).end(round(takes * MS))
+        server.end(70 * MS)
+    finally:
+        objectives.use(before)
+    kept = process.kept()
+    assert set(kept) == ({"GET /", "prediction"} if reason else set())
+    assert not reason or kept["GET /"].attributes[REASON] == reason

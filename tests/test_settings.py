@@ -282,11 +282,11 @@ def test_blank_variables_are_as_good_as_unset() -> None:
 
 @pytest.mark.parametrize("backend", TAKES)
 def test_a_backend_gets_the_signals_that_it_takes(backend: str, tmp_path: Path) -> None:
-    """Each backend gets what it takes and nothing else; Jaeger and Tempo say what they leave out."""
+    """Each backend gets what it takes and nothing else; Jaeger, Tempo and X-Ray say what they leave out."""
     settings = resolve({"backend": backend, "logs": True, "path": str(tmp_path / "t.jsonl")}, {})
     assert tuple(pipeline.signal for pipeline in settings.pipelines) == TAKES[backend]
     notes = [note for note in settings.notes if backend in note]
-    assert len(notes) == (2 if backend in ("jaeger", "tempo") else 0), "metrics and logs, once each"
+    assert len(notes) == (2 if backend in ("jaeger", "tempo", "xray") else 0), "metrics and logs, once each"
 
 
 def test_an_endpoint_for_one_signal_sends_only_that_one(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry import metrics
 from opentelemetry.metrics import Observation
 
-from otel_mlobs.telemetry import guard
+from otel_mlobs.telemetry import absolute, guard
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -159,6 +159,7 @@ class _Meter:
         self._meter = meter
 
     def create_observable_counter(self, name: str, callbacks: Any, unit: str = "", description: str = "") -> None:
+        absolute.totals.add(name)
         self._create(self._meter.create_observable_counter, name, callbacks, unit, description)
 
     def create_observable_gauge(self, name: str, callbacks: Any, unit: str = "", description: str = "") -> None:

@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from otel_mlobs.errors import ConfigurationError
+from otel_mlobs.settings import backends
 from otel_mlobs.settings.checks import (
     check_certificates,
     check_url,
@@ -41,11 +42,14 @@ TAKES: dict[str, tuple[Signal, ...]] = {
     "jaeger": ("traces",),
     "tempo": ("traces",),
     "prometheus": ("metrics",),
+    "datadog": ("traces", "metrics", "logs"),
+    "xray": ("traces",),
+    "cloudwatch": ("traces", "metrics", "logs"),
     "console": ("traces",),
     "file": ("traces", "metrics", "logs"),
     "none": (),
 }
-"""The backends and the signals that each takes; Jaeger and Tempo refuse OTLP metrics and logs."""
+"""The backends and the signals that each takes; Jaeger, Tempo and X-Ray refuse OTLP metrics and logs."""
 
 PROTOCOLS = ("http/protobuf", "grpc")
 COMPRESSIONS = ("none", "gzip", "deflate")
@@ -127,7 +131,7 @@ class _Resolver:
         messages = checked_bool("exception_messages", self._value("exception_messages", default=False))
         return Settings(
             service_name=self._service_name(),
-            resource=self._resource(),
+            resource=backends.with_older_names(backend, self._resource()),
             backend=backend,
             pipelines=pipelines,
             logs=logs,
@@ -141,6 +145,8 @@ class _Resolver:
             gpu_reporter=self._one_of("gpu_reporter", GPU_REPORTERS),
             host=checked_bool("host", self._value("host", default=False)),
             disabled=self._environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true",
+            id_generator=backends.id_generator(backend, self._environ),
+            propagator=backends.propagator(backend, self._environ),
             notes=tuple(self._notes),
         )
 
@@ -262,9 +268,10 @@ class _Resolver:
         return self._network(signal, backend)
 
     def _refused(self, signal: Signal, backend: str) -> None:
-        if backend in ("jaeger", "tempo"):
+        if backend in backends.REFUSING:
+            advice = backends.REFUSING[backend]
             self._notes.append(
-                f"{backend} takes no {signal}: none are sent; give {signal}_endpoint= to send them elsewhere"
+                f"{backend} takes no {signal}: none are sent; give {signal}_endpoint= to send them elsewhere{advice}"
             )
 
     def _exporter_variable(self, signal: Signal) -> str:
@@ -298,9 +305,11 @@ class _Resolver:
         blame, protocol = self._protocol(signal)
         if protocol not in PROTOCOLS:
             raise ConfigurationError(f"{blame}={protocol!r} is not supported: use {' or '.join(PROTOCOLS)}")
-        blame, url = self._url(signal, backend, protocol)
-        check_url(blame, url, protocol)
-        self._note_port(blame, url, protocol)
+        where, url = self._url(signal, backend, protocol)
+        if where in ("endpoint", "OTEL_EXPORTER_OTLP_ENDPOINT"):
+            url = backends.own_aws_host(url, signal)
+        check_url(where, url, protocol)
+        self._note_port(where, url, protocol)
         blame, compression = self._otlp("compression", signal, "none")
         compression = compression.lower() if isinstance(compression, str) else compression
         if compression not in COMPRESSIONS:
@@ -311,14 +320,20 @@ class _Resolver:
         files = {name: self._readable(*self._otlp(name, signal)) for name in
                  ("certificate", "client_certificate", "client_key")}  # fmt: skip
         check_certificates(files)
+        headers = self._headers(signal)
+        signed = backends.is_signed(signal, url, protocol, self._environ)
+        if signed:
+            backends.check_aws(where, url, signal, protocol, compression, headers)
         return Pipeline(
             signal,
             "otlp",
             url=url,
             protocol=protocol,
-            headers=self._headers(signal),
+            headers=headers,
             compression=compression,
             timeout=positive(blame, timeout, at_most=_INTERVALS[1]),
+            delta=signal == "metrics" and backends.prefers_delta(backend, self._environ),
+            signed=signed,
             **files,
         )
 

@@ -38,7 +38,10 @@ class Headers(Mapping[str, str]):
 
 @dataclass(frozen=True)
 class Pipeline:
-    """Where one signal goes, and how. ``url`` is complete; its user information is hidden in the repr."""
+    """Where one signal goes, and how. ``url`` is complete; its user information is hidden in the repr.
+
+    ``delta``: sums and histograms start again from zero at every export. ``signed``: with AWS credentials.
+    """
 
     signal: Signal
     exporter: Literal["otlp", "console", "file"]
@@ -51,6 +54,8 @@ class Pipeline:
     client_certificate: str | None = None
     client_key: str | None = None
     path: str | None = None
+    delta: bool = False
+    signed: bool = False
 
     @property
     def shown(self) -> str:
@@ -81,6 +86,8 @@ class Settings:
     gpu_reporter: Literal["elected", "each"]
     host: bool
     disabled: bool
+    id_generator: str | None = None
+    propagator: str | None = None
     notes: tuple[str, ...] = ()
 
     @property

@@ -32,6 +32,9 @@ class Source(Protocol):
         """The values and labels of ``metric`` as last read; nothing for what cannot be read."""
 
 
+totals: set[str] = set()
+"""Names of the counters that stand where others counted them to: an export of deltas begins with their second point."""
+
 _LARGEST = 2.0**63
 """A point beyond, which is no number or which OTLP cannot hold as one, would keep all others from being sent."""
 
@@ -46,6 +49,7 @@ def observe(source: Source, read: Sequence[semconv.Metric]) -> None:
     with _lock:
         missing = [metric for metric in read if metric.name not in _made]
         _made.update(metric.name for metric in missing)
+        totals.update(metric.name for metric in missing if metric.instrument == "counter")
         for metric in read:
             there = _sources.get(metric.name, ())
             if not any(one is source for one in there):

@@ -15,7 +15,7 @@ from opentelemetry import metrics, trace
 from otel_mlobs import settings as settings_room
 from otel_mlobs.errors import ConfigurationError, MissingExtraError
 from otel_mlobs.settings.checks import number
-from otel_mlobs.telemetry import collected, foreign, guard, hooks, instruments, objectives, running
+from otel_mlobs.telemetry import collected, foreign, guard, hooks, instruments, objectives, running, vendors
 from otel_mlobs.telemetry import operations as _operations  # noqa: F401 - loaded now: a fork or a signal in the middle of a later import would find half of it
 from otel_mlobs.telemetry.bounded import Signal, flush_all, stop_all
 from otel_mlobs.telemetry.instruments import DEFAULT_DURATION_BOUNDS
@@ -93,9 +93,10 @@ def configure(
 
     Args:
         service_name: ``service.name`` of everything sent.
-        backend: ``"collector"`` (default), ``"jaeger"``, ``"tempo"``, ``"prometheus"``, ``"console"`` (draws each
-            request as a tree), ``"file"`` (OTLP-JSON lines at ``path``) or ``"none"``. Jaeger and Tempo get traces
-            only, Prometheus metrics only: they refuse the rest.
+        backend: ``"collector"`` (default), ``"jaeger"``, ``"tempo"``, ``"prometheus"``, ``"datadog"``, ``"xray"``,
+            ``"cloudwatch"``, ``"console"`` (draws each request as a tree), ``"file"`` (OTLP-JSON lines at ``path``) or
+            ``"none"``. Jaeger, Tempo and X-Ray get traces only, Prometheus metrics only: they refuse the rest.
+            ``"xray"`` and ``"cloudwatch"`` need the extra ``aws``.
         endpoint: Base URL for all signals, as ``http://localhost:4318``.
         traces_endpoint: Base URL for traces; given alone, without ``backend``, only the named signals are sent.
         metrics_endpoint: Base URL for metrics, as ``http://prometheus:9090/api/v1/otlp``.
@@ -135,7 +136,8 @@ def configure(
 
     Raises:
         ConfigurationError: a value is wrong; nothing was changed.
-        MissingExtraError: ``logs=True`` without the extra ``logs``, ``host=True`` without the extra ``host``.
+        MissingExtraError: ``logs=True`` without the extra ``logs``, ``host=True`` without the extra ``host``, a backend
+            of AWS without the extra ``aws``.
     """
     arguments = dict(locals())
     there = foreign.signals() if _state.settings is None else ()
@@ -144,6 +146,8 @@ def configure(
         _require_logging_instrumentation()
     if resolved.host and not resolved.disabled:
         _hardware("host").require()
+    if not resolved.disabled and _state.settings is None:
+        vendors.require(resolved)
     with _configuring:
         if _state.settings is not None:
             _logger.warning(
@@ -166,6 +170,7 @@ def configure(
         for note in resolved.notes:
             _logger.warning("%s", note)
         foreign.name_ignored(there, arguments, resolved)
+        vendors.propagate(resolved)
         for start in building.starts:
             start()
         for name in _HARDWARE:
@@ -283,7 +288,8 @@ def _build_traces(building: _Building, pipeline: Pipeline, resolved: Settings, r
     from otel_mlobs.telemetry.spans import OwnTracerProvider
 
     sampler = sampler_of(resolved)
-    provider = OwnTracerProvider(sampler=sampler, resource=resource, shutdown_on_exit=False)
+    ids = vendors.id_generator(resolved)
+    provider = OwnTracerProvider(sampler=sampler, resource=resource, id_generator=ids, shutdown_on_exit=False)
     building.discards.append(provider.shutdown)
     sending = _per_process(building, pipeline)
     exporter = Spans(sending)

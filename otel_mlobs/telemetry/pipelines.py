@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry import context as otel_context
 from opentelemetry.context import create_key
 from opentelemetry.sdk._logs.export import LogRecordExporter, LogRecordExportResult
-from opentelemetry.sdk.metrics import ObservableCounter, ObservableGauge
-from opentelemetry.sdk.metrics.export import InMemoryMetricReader, MetricExportResult
+from opentelemetry.sdk.metrics import Counter, Histogram, ObservableCounter, ObservableGauge
+from opentelemetry.sdk.metrics.export import AggregationTemporality, InMemoryMetricReader, MetricExportResult
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
-from otel_mlobs.telemetry import collected, guard, instruments
+from otel_mlobs.settings.backends import AWS_POINTS_PER_REQUEST
+from otel_mlobs.telemetry import absolute, collected, guard, instruments, vendors
 from otel_mlobs.telemetry.outage import reasons
-from otel_mlobs.telemetry.readers import durations_for, wants_delta, with_histograms
+from otel_mlobs.telemetry.readers import durations_for, wants_delta, with_histograms, without_first_totals
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -210,6 +211,7 @@ class MetricPipeline:
         self._stopped = False
         self._finished = False
         self._delta = False
+        self._seen: set[Any] = set()
         self._fork_holds = False
 
     def start(self, provider: OwnMeterProvider) -> None:
@@ -254,6 +256,8 @@ class MetricPipeline:
 
     def _collect(self) -> MetricsData | None:
         data = self.reader.get_metrics_data()
+        if self._delta:
+            data = without_first_totals(data, absolute.totals, self._seen)
         histograms = instruments.own_histograms()
         if not histograms or self._provider is None:
             return data
@@ -291,6 +295,7 @@ class MetricPipeline:
         if self._provider is None or self._stopped:
             return
         self.reader = _Reader(self, *self._wants)
+        self._seen = set()
         self._provider.replace_own(self.reader)
         self._start_thread()
 
@@ -312,6 +317,9 @@ def otlp_exporter(pipeline: Pipeline) -> Any:
         "metrics": OTLPMetricExporter,
         "logs": OTLPLogExporter,
     }
+    more = _of_metrics(pipeline)
+    if pipeline.signed and pipeline.signal == "metrics":
+        more["max_export_batch_size"] = AWS_POINTS_PER_REQUEST
     return kinds[pipeline.signal](
         endpoint=pipeline.url,
         headers=dict(pipeline.headers),
@@ -320,11 +328,32 @@ def otlp_exporter(pipeline: Pipeline) -> Any:
         certificate_file=pipeline.certificate,
         client_certificate_file=pipeline.client_certificate,
         client_key_file=pipeline.client_key,
-        session=_session() if pipeline.certificate else None,
+        session=_session(pipeline),
+        **more,
     )
 
 
-def _session() -> Any:
+def _of_metrics(pipeline: Pipeline) -> dict[str, Any]:
+    """What only a metric exporter takes. Sums that may fall stay as they are: a backend adds no deltas of them up."""
+    if not pipeline.delta:
+        return {}
+    delta = dict.fromkeys((Counter, ObservableCounter, Histogram), AggregationTemporality.DELTA)
+    return {"preferred_temporality": delta}
+
+
+def _session(pipeline: Pipeline) -> Any:
+    """The session to send with, or None for the exporter's own."""
+    session = _trusting_session() if pipeline.certificate else None
+    if not pipeline.signed:
+        return session
+    signed = vendors.signed_session()
+    if session is None:
+        return signed
+    session.auth = signed.auth
+    return session
+
+
+def _trusting_session() -> Any:
     """A session that trusts the certificate it is given.
 
     Of its own accord ``requests`` prefers ``REQUESTS_CA_BUNDLE``, meant for the rest of the application.
@@ -358,6 +387,7 @@ def _grpc_exporter(pipeline: Pipeline) -> Any:
         headers=tuple(pipeline.headers.items()),
         timeout=pipeline.timeout,
         compression=compression,
+        **_of_metrics(pipeline),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry.sdk.metrics import Exemplar, MeterProvider
@@ -15,6 +16,7 @@ from opentelemetry.sdk.metrics.export import (
     MetricsData,
     ResourceMetrics,
     ScopeMetrics,
+    Sum,
 )
 from opentelemetry.sdk.metrics.view import DefaultAggregation, ExplicitBucketHistogramAggregation
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
@@ -25,7 +27,7 @@ from otel_mlobs.telemetry import instruments
 from otel_mlobs.telemetry.durations import Durations
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from opentelemetry.sdk.metrics.export import MetricReader
     from opentelemetry.sdk.resources import Resource
@@ -113,6 +115,33 @@ def with_histograms(
     scope = own.scope if own else InstrumentationScope(instruments.SCOPE, __version__, semconv.SCHEMA_URL)
     with_ours = ScopeMetrics(scope, [*kept, *ours.values()], semconv.SCHEMA_URL)
     return MetricsData([ResourceMetrics(first.resource, [*others, with_ours], first.schema_url), *rest])
+
+
+def without_first_totals(data: MetricsData | None, names: Collection[str], seen: set[Any]) -> MetricsData | None:
+    """``data`` without the first delta of each series of ``names``: all that was counted before anybody looked.
+
+    ``seen`` are the series that had theirs.
+    """
+    if data is None:
+        return None
+
+    def later(scope: ScopeMetrics) -> ScopeMetrics:
+        return replace(scope, metrics=[kept for one in scope.metrics if (kept := _later(one, names, seen)) is not None])
+
+    groups = [replace(group, scope_metrics=list(map(later, group.scope_metrics))) for group in data.resource_metrics]
+    return MetricsData(groups)
+
+
+def _later(metric: Metric, names: Collection[str], seen: set[Any]) -> Metric | None:
+    found = metric.data
+    if metric.name not in names or not isinstance(found, Sum):
+        return metric
+    if found.aggregation_temporality is not AggregationTemporality.DELTA:
+        return metric
+    keys = [(metric.name, frozenset((point.attributes or {}).items())) for point in found.data_points]
+    points = [point for point, key in zip(found.data_points, keys, strict=True) if key in seen]
+    seen.update(keys)
+    return replace(metric, data=replace(found, data_points=points)) if points else None
 
 
 def _point(taken: Snapshot, now: int) -> HistogramDataPoint:

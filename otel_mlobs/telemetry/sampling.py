@@ -31,7 +31,7 @@ from opentelemetry.sdk.trace.sampling import (
 from opentelemetry.trace import SpanContext, SpanKind, StatusCode, TraceFlags, TraceState
 
 from otel_mlobs import semconv
-from otel_mlobs.telemetry import collected, guard
+from otel_mlobs.telemetry import collected, guard, objectives
 from otel_mlobs.telemetry.spans import OperationSpan
 
 if TYPE_CHECKING:
@@ -195,7 +195,8 @@ class TailProcessor(SpanProcessor):
     """Hands spans of kept traces to ``processor``, and holds those of undecided ones, ``max_spans`` at most.
 
     Every trace reaches ``processor`` whole or not at all, but for what the process does not end. ``slow`` is in
-    seconds. Nothing is raised into the application. The lock is held for a few lines, never while spans are handed on.
+    seconds, for all that have no objective of their own. Nothing is raised into the application. The lock is held for a
+    few lines, never while spans are handed on.
     """
 
     def __init__(
@@ -277,7 +278,7 @@ class TailProcessor(SpanProcessor):
             error_type = attributes.get(semconv.ERROR_TYPE, semconv.CANCELLED)
             if span.status.status_code is StatusCode.ERROR or error_type != semconv.CANCELLED:
                 return FAILED
-            if (span.end_time or 0) - (span.start_time or 0) > self._slow_ns:
+            if (span.end_time or 0) - (span.start_time or 0) > self._slow_ns_of(attributes):
                 return SLOW
         if operation == semconv.PREDICTION:
             if attributes.get(semconv.DRIFT_STATUS) == "drift":
@@ -286,6 +287,16 @@ class TailProcessor(SpanProcessor):
                 if attributes.get(key):
                     local.odd_input = True
         return None
+
+    def _slow_ns_of(self, attributes: Any) -> float:
+        """How long is slow: by the objective of the view or model, where it has one of its own."""
+        named = objectives.current()
+        for own, key in ((named.views, semconv.FEATURE_VIEW_NAME), (named.models, semconv.MODEL_NAME)):
+            if own:
+                objective = own.get(attributes.get(key))
+                if objective is not None:
+                    return objective.latency * 1e9
+        return self._slow_ns
 
     def _decide_by_predictions(self, local: LocalTrace, otherwise: str | None = None) -> None:
         """Keep the trace for what its predictions say, as far as the rate allows, or drop it."""

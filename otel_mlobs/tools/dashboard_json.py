@@ -1,6 +1,6 @@
 """Grafana's dashboards as JSON: panels, rows, variables and links, in the classic schema that every Grafana imports.
 
-Why these few builders and not Grafana's own library: docs/decisions/0018-dashboards.md.
+Why these few builders and not Grafana's own library: docs/decisions/0019-dashboards.md.
 """
 
 from __future__ import annotations

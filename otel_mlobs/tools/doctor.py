@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
 from otel_mlobs import settings as settings_room
-from otel_mlobs.errors import ConfigurationError
+from otel_mlobs.errors import ConfigurationError, MissingExtraError
 from otel_mlobs.integrations import registry
-from otel_mlobs.telemetry import pipelines
+from otel_mlobs.telemetry import pipelines, vendors
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -78,7 +78,9 @@ def examine(arguments: Mapping[str, Any], environ: Mapping[str, str] | None = No
         report.integrations[point.name] = find_spec(point.name) is not None
     try:
         resolved = settings_room.resolve(arguments, environ)
-    except ConfigurationError as error:
+        if not resolved.disabled:
+            vendors.require(resolved)
+    except (ConfigurationError, MissingExtraError) as error:
         report.findings.append(Finding("settings", "failed", str(error)))
         return report
     report.findings.extend(_settings_findings(resolved, environ))
@@ -235,6 +237,7 @@ def _send_http(pipeline: Pipeline, request: Any) -> tuple[str, str] | None:
             timeout=pipeline.timeout,
             verify=pipeline.certificate or True,
             cert=certificate,
+            auth=vendors.signed_session().auth if pipeline.signed else None,
             allow_redirects=False,
             stream=True,
         ) as response:

@@ -40,6 +40,10 @@ class Alertmanager:
         alerts: list[dict[str, Any]] = get(f"{self.url}/api/v2/alerts")
         return [alert for alert in alerts if labels.items() <= alert["labels"].items()]
 
+    def send(self, alerts: list[dict[str, Any]]) -> None:
+        """Give it alerts as Prometheus does."""
+        self._send("POST", "alerts", alerts)
+
     def silence(self, *, seconds: float = 3600.0, **labels: str) -> str:
         """Have alerts with these labels sent to nobody for a time; the silence's id."""
         now = datetime.now(timezone.utc)
@@ -105,4 +109,19 @@ class Webhook:
 
     def alerts(self) -> list[tuple[str, str]]:
         """The status and name of every alert that Alertmanager has sent here, in order."""
-        return [(alert["status"], alert["labels"]["alertname"]) for sent in self.received for alert in sent["alerts"]]
+        return [(alert["status"], alert["labels"]["alertname"]) for alert in self.sent()]
+
+    def sent(self) -> list[dict[str, Any]]:
+        """Every alert that Alertmanager has sent here, whole, in order."""
+        return [alert for sent in list(self.received) for alert in sent["alerts"]]
+
+
+def to_webhook(configuration: str, webhook: Webhook, folder: Path) -> str:
+    """The routes of a ``configuration`` of ours, with a webhook for every receiver."""
+    (folder / "url").write_text(webhook.url)
+    begin, end = configuration.index("receivers:"), configuration.index("inhibit_rules:")
+    receivers = "".join(
+        f"  - name: {name}\n    webhook_configs:\n      - url_file: {json.dumps(str(folder / 'url'))}\n"
+        for name in ("slack", "pagerduty", "page")
+    )
+    return f"{configuration[:begin]}receivers:\n{receivers}{configuration[end:]}"

@@ -153,11 +153,11 @@ class Span:
 
 
 class Jaeger:
-    """A running Jaeger v2 that keeps its traces in memory."""
+    """A running Jaeger v2 that keeps its traces in memory, or in the ``storage`` that is given."""
 
     MAX_TRACES = 50_000
 
-    def __init__(self, binary: Path, folder: Path) -> None:
+    def __init__(self, binary: Path, folder: Path, storage: Mapping[str, Any] | None = None) -> None:
         otlp_http, otlp_grpc, query, query_grpc, health = free_ports(5)
         self.http = f"http://127.0.0.1:{otlp_http}"
         self.grpc = f"http://127.0.0.1:{otlp_grpc}"
@@ -172,9 +172,11 @@ class Jaeger:
                         "telemetry": {"metrics": {"level": "none"}, "logs": {"level": "warn"}},
                     },
                     "extensions": {
-                        "jaeger_storage": {"backends": {"memory": {"memory": {"max_traces": self.MAX_TRACES}}}},
+                        "jaeger_storage": {
+                            "backends": {"kept": storage or {"memory": {"max_traces": self.MAX_TRACES}}}
+                        },
                         "jaeger_query": {
-                            "storage": {"traces": "memory"},
+                            "storage": {"traces": "kept"},
                             "http": {"endpoint": f"127.0.0.1:{query}"},
                             "grpc": {"endpoint": f"127.0.0.1:{query_grpc}"},
                         },
@@ -188,7 +190,7 @@ class Jaeger:
                             }
                         }
                     },
-                    "exporters": {"jaeger_storage_exporter": {"trace_storage": "memory"}},
+                    "exporters": {"jaeger_storage_exporter": {"trace_storage": "kept"}},
                 }
             )
         )

@@ -13,6 +13,9 @@ import pytest
 from .alertmanager import Alertmanager, Webhook
 from .backends import Jaeger, Process, Prometheus
 from .collector import Collector
+from .datadog import DatadogAgent
+from .moto_server import Moto
+from .recipes import Gateway, RecipeJaeger, RecipePrometheus, Tempo
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -61,6 +64,18 @@ def jaeger(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequ
     server = Jaeger(_binary("jaeger"), tmp_path_factory.mktemp("jaeger"))
     request.config.stash.setdefault(_processes, []).append(server.process)
     yield server
+    server.process.stop()
+
+
+@pytest.fixture
+def jaeger_on_disk(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Jaeger]:
+    """A Jaeger that finds failed traces: that in memory knows spans' attributes only, and a status is none."""
+    (tmp_path / "jaeger").mkdir()
+    server = Jaeger(_binary("jaeger"), tmp_path / "jaeger", {"badger": {"ephemeral": True}})
+    shown = request.config.stash.setdefault(_processes, [])
+    shown.append(server.process)
+    yield server
+    shown.remove(server.process)
     server.process.stop()
 
 
@@ -150,6 +165,58 @@ def alertmanager(
         server.stop()
 
 
+@pytest.fixture
+def recipe_prometheus(
+    tmp_path_factory: pytest.TempPathFactory, start: Callable[..., Process]
+) -> Callable[..., RecipePrometheus]:
+    """Starts the Prometheus of examples/backends, with its own configuration or with a copy of it."""
+
+    def run(**config: Path) -> RecipePrometheus:
+        return RecipePrometheus(_binary("prometheus"), tmp_path_factory.mktemp("prometheus"), start, **config)
+
+    return run
+
+
+@pytest.fixture
+def recipe_jaeger(
+    tmp_path_factory: pytest.TempPathFactory, start: Callable[..., Process]
+) -> Callable[..., RecipeJaeger]:
+    """Starts the Jaeger of examples/backends, its span metrics in a Prometheus."""
+
+    def run(prometheus: str, **env: str) -> RecipeJaeger:
+        return RecipeJaeger(_binary("jaeger"), tmp_path_factory.mktemp("jaeger"), start, prometheus, **env)
+
+    return run
+
+
+@pytest.fixture
+def gateway(tmp_path_factory: pytest.TempPathFactory, start: Callable[..., Process]) -> Callable[..., Gateway]:
+    """Starts the gateway of examples/backends with variables of its page."""
+
+    def run(**env: str) -> Gateway:
+        return Gateway(_binary("collector"), tmp_path_factory.mktemp("gateway"), start, **env)
+
+    return run
+
+
+@pytest.fixture
+def tempo(tmp_path_factory: pytest.TempPathFactory, start: Callable[..., Process]) -> Iterator[Callable[[str], Tempo]]:
+    """Starts the Tempo of examples/backends, what its generator counts in a Prometheus; skips where there is none."""
+    program = os.environ.get("TEMPO_BIN")
+    if not program:
+        pytest.skip("TEMPO_BIN names no Tempo: download a release, set it to the program's path")
+
+    started: list[Tempo] = []
+
+    def run(prometheus: str) -> Tempo:
+        started.append(Tempo(Path(program), tmp_path_factory.mktemp("tempo"), start, prometheus))
+        return started[-1]
+
+    yield run
+    for server in started:
+        server.kill()  # on SIGTERM it was still there after a minute
+
+
 @pytest.fixture(scope="session")
 def amtool() -> Path:
     """Alertmanager's own checker of configurations."""
@@ -161,3 +228,19 @@ def webhook() -> Iterator[Webhook]:
     """A listener that keeps what is posted to it."""
     with Webhook() as listener:
         yield listener
+
+
+@pytest.fixture
+def datadog_agent(tmp_path_factory: pytest.TempPathFactory, start: Callable[..., Process]) -> Iterator[DatadogAgent]:
+    """Datadog's test agent."""
+    server = DatadogAgent(_binary("ddapm-test-agent"), tmp_path_factory.mktemp("datadog-agent"), start)
+    yield server
+    server.process.kill()
+
+
+@pytest.fixture
+def moto(tmp_path_factory: pytest.TempPathFactory, start: Callable[..., Process]) -> Iterator[Moto]:
+    """AWS, as moto stands in for it."""
+    server = Moto(_binary("moto_server"), tmp_path_factory.mktemp("moto"), start)
+    yield server
+    server.process.kill()

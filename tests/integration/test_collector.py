@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from .backends import Jaeger, Process, Prometheus
     from .collector import Collector
+    from .recipes import Gateway, RecipePrometheus
 
 APPS = Path(__file__).parent / "apps"
 REQUESTS = 20
@@ -36,29 +37,6 @@ service:
   pipelines:
     traces: {receivers: [otlp], processors: [memory_limiter, batch], exporters: [otlp_grpc]}
     metrics: {receivers: [otlp], processors: [memory_limiter, batch], exporters: [otlp_http]}
-"""
-
-GATEWAY = """
-receivers:
-  otlp:
-processors:
-  batch: {timeout: 200ms}
-  transform:
-    metric_statements:
-      - set(resource.attributes["service.instance.id"], "gateway-1")
-      - delete_key(resource.attributes, "process.pid")
-      - set(datapoint.time, Now())
-      - set(datapoint.start_time_unix_nano, 0)
-  deltatocumulative:
-  interval: {interval: 1s}
-exporters:
-  otlp_http: {endpoint: "${env:PROMETHEUS}"}
-service:
-  pipelines:
-    metrics:
-      receivers: [otlp]
-      processors: [batch, transform, deltatocumulative, interval]
-      exporters: [otlp_http]
 """
 
 WORKER = """
@@ -156,13 +134,13 @@ def generation(start: Callable[..., Process], endpoint: str, service: str, parts
 @pytest.mark.parametrize("workers", [1, 4])
 def test_a_gateway_adds_up_the_deltas_of_all_workers(
     workers: int,
-    prometheus_with_rules: Callable[..., Prometheus],
-    collector: Callable[..., Collector],
+    recipe_prometheus: Callable[..., RecipePrometheus],
+    gateway: Callable[..., Gateway],
     start: Callable[..., Process],
 ) -> None:
-    """Two generations of workers: every row is counted once, in as many series as one worker has."""
-    prometheus = prometheus_with_rules("")
-    gateway = collector(GATEWAY, env={"PROMETHEUS": prometheus.otlp})
+    """Two generations of OpenTelemetry's own workers: every row counted once, in as many series as one worker has."""
+    prometheus = recipe_prometheus()
+    collector = gateway(PROMETHEUS=prometheus.url)
     draw = random.Random(workers)
     sent: Counter[str] = Counter()
 
@@ -173,11 +151,9 @@ def test_a_gateway_adds_up_the_deltas_of_all_workers(
 
     for _ in range(2):
         parts = ["".join(draw.choices("abc", (6, 3, 1), k=1_000 + 50 * worker)) for worker in range(workers)]
-        generation(start, gateway.http, "fleet", parts)
+        generation(start, collector.http, "fleet", parts)
         sent.update("".join(parts))
         wait_until(f"waiting for {sent}", right)
-    assert gateway.stop() == 0  # which sends what is left
-    assert right()
     series = prometheus.ask('count by (__name__) ({job="fleet", __name__!="target_info"})')
     assert {labels["__name__"]: count for labels, count in series} == {
         "rows_total": 3,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from otel_mlobs import semconv
-from otel_mlobs.tools.alerts.definitions import LEAST_EVENTS, STEP, Case, counter, gauge, series
+from otel_mlobs.tools.alerts.definitions import LEAST_EVENTS, STEP, VERSION, Case, counter, gauge, series
 from otel_mlobs.tools.rules import parse_duration, prometheus_name
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def latency_burn(scope: Scope, long: str, short: str, share: float, hold: float)
     if floor:
         bad = min(1.0, 30 * share)
         quiet = 0.9 * floor / 300
-        yield Case("with too little traffic to tell", _latencies(scope, (3 * HOUR, quiet, bad)), lasts=3 * HOUR)
+        yield Case("with too little traffic to tell", _latencies(scope, (1.5 * HOUR, quiet, bad)), lasts=1.5 * HOUR)
 
 
 def errors(scope: Scope) -> Iterator[Case]:
@@ -128,7 +128,7 @@ def error_burn(scope: Scope, long: str, short: str, share: float, hold: float) -
     busy = 10 * LEAST_EVENTS / bad / 300.0
     yield from _burn(_failures, scope, (long, short), share, hold, busy)
     few = (LEAST_EVENTS - 1) / bad / window
-    yield Case("next to nothing", _failures(scope, (3 * HOUR, few, bad)), lasts=3 * HOUR)
+    yield Case("next to nothing", _failures(scope, (1.5 * HOUR, few, bad)), lasts=1.5 * HOUR)
 
 
 def _burn(
@@ -139,20 +139,20 @@ def _burn(
     hold: float,
     busy: float,
 ) -> Iterator[Case]:
-    bad, before = min(1.0, 30 * share), 2 * HOUR
+    bad, before = min(1.0, 30 * share), HOUR
     long, short = map(parse_duration, windows)
     crossing = max(_crossing(window, before, share / bad) for window in (long, short))
     burning = (crossing + hold) // STEP * STEP + 1800.0
     forgets = short < before
     yield Case(
         "faster than it may",
-        made(scope, (before, busy, 0.0), (burning, busy, bad), (2 * HOUR, busy, 0.0)),
+        made(scope, (before, busy, 0.0), (burning, busy, bad), (HOUR, busy, 0.0)),
         fires=before + crossing + _BEGINS + hold,
         ends=before + burning + short + 300.0 + 60.0 if forgets else None,
-        lasts=before + burning + 2 * HOUR,
+        lasts=before + burning + HOUR,
         slack=60.0,
     )
-    yield Case("just as fast as it may", made(scope, (3 * HOUR, busy, 0.97 * share)), lasts=3 * HOUR)
+    yield Case("just as fast as it may", made(scope, (1.5 * HOUR, busy, 0.97 * share)), lasts=1.5 * HOUR)
     yield NOTHING
 
 
@@ -172,6 +172,22 @@ def silent(scope: Scope) -> Iterator[Case]:
         _failures(scope, (stops, 0.9 * floor, 0.0), (HOUR, 0.0, 0.0)),
         lasts=stops + HOUR,
     )
+    yield Case(
+        "the process is gone as well",
+        _failures(scope, (stops, 4 * floor, 0.0)),
+        lasts=stops + HOUR,
+    )
+    if not scope.views:
+        new = {**scope.example, VERSION: "2"}
+        yield Case(
+            "another version takes over",
+            (
+                *_failures(scope, (stops, 4 * floor, 0.0), (HOUR, 0.0, 0.0)),
+                (series(f"{DURATION}_count", new), counter((stops, 0.0), (HOUR, 4 * floor))),
+                (series(ERRORS, new), counter((stops + HOUR, 0.0))),
+            ),
+            lasts=stops + HOUR,
+        )
     yield Case("calls go on", _failures(scope, (stops, 4 * floor, 0.0)), lasts=stops)
     yield NOTHING
 

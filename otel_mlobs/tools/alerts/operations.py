@@ -262,15 +262,17 @@ class Operations:
 
     def _silent(self, scope: Scope) -> Definition:
         of, floor = selector(scope.of_operation), max(scope.objective.traffic_floor, 1.0)
+        known = ", ".join(name for name in self._labels if name != VERSION)
         return Definition(
             "OperationSilent",
             HIGH,
             SYSTEM,
-            f"{rate('5m')}{of} == 0\nand\n({rate('1h')}{of} offset 10m) * {FLOOR_WINDOW:g} >= {floor:g}",
+            f"sum without ({VERSION}) ({rate('1h')}{of} offset 10m) * {FLOOR_WINDOW:g} >= {floor:g}\n"
+            f"unless\nsum without ({VERSION}) ({rate('5m')}{of}) > 0\nand\ngroup by ({known}) ({ERRORS}{of})",
             f"{WHO} is no longer called",
             "There was none in the last five minutes, and over the hour before that "
             f"{floor:g} or more in every five minutes.",
-            "The process reports, and what it did is no longer done. Ends by itself after about an hour.",
+            "The process reports, and no version does any longer what it did. Ends by itself after about an hour.",
             scope.objective,
             hold=300.0,
             labels=scope.labels,
