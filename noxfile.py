@@ -85,7 +85,8 @@ def simulations(session: nox.Session) -> None:
 def integration(session: nox.Session) -> None:
     """The tests against real servers; scripts/servers.py builds those."""
     session.install(".[all]", *group("test"), *group("databases"))
-    pytest(session, "-n", "0", "-m", "integration", "tests/integration")  # servers of the whole session
+    # Two: half of the time is waiting, and each process has servers of its own
+    pytest(session, "-n", "2", "-m", "integration", "tests/integration")
 
 
 @nox.session
