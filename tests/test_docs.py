@@ -14,6 +14,7 @@ from opentelemetry.sdk import environment_variables
 from otel_mlobs import __all__ as public_names
 from otel_mlobs import semconv, settings
 from otel_mlobs.tools import cli
+from otel_mlobs.tools.alerts import Alerts
 from otel_mlobs.tools.drift_rules import drift_rules
 from otel_mlobs.tools.outcome_rules import outcome_rules
 from otel_mlobs.tools.rules import prometheus_name
@@ -78,7 +79,7 @@ def test_names_of_signals_exist(page: Path) -> None:
     underscored = {name.replace(".", "_") for name in known}
     written = {prometheus_name(metric) for metric in semconv.METRICS}
     endings = ("", "_total", "_seconds", "_seconds_bucket", "_seconds_count", "_seconds_sum", "_ratio")
-    recorded = set(re.findall(r"\bmlobs_[a-z_]+\b", drift_rules() + outcome_rules()))
+    recorded = set(re.findall(r"\bmlobs_[a-z_]+\b", drift_rules() + outcome_rules() + Alerts().rules()))
     assert in_promql <= recorded | written | {name + ending for name in underscored for ending in endings}
 
 
