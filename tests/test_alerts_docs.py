@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from runbook_pages import RUNBOOKS, expressions
 
 from otel_mlobs import semconv
 from otel_mlobs.settings.alerting import Alerting, load_alerting
@@ -22,11 +23,9 @@ if TYPE_CHECKING:
     from otel_mlobs.tools.alerts.definitions import Definition
 
 ROOT = Path(__file__).resolve().parent.parent
-RUNBOOKS = {path.stem: path for path in sorted((ROOT / "docs" / "runbooks").glob("*.md")) if path.stem != "index"}
 EXAMPLE = ROOT / "examples" / "mlobs.toml"
 SECTIONS = ["What it means", "How to tell", "What to do", "When it is wrong"]
 ROW = re.compile(r"^\| \[(\w+)\]\(runbooks/\1\.md\) \| (\w+) \| (\w+) \| (.+) \| (.+) \|$", re.MULTILINE)
-FENCE = re.compile(r"^ *```promql\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 
 # PromQL's own words
 _FUNCTIONS = {
@@ -50,12 +49,6 @@ def _hold(name: str, definitions: list[Definition]) -> str:
         return f"`errors_for` ({write_duration(Objective().errors_for)})"
     holds = [write_duration(each.hold) if each.hold else "at once" for each in definitions]
     return ", ".join(dict.fromkeys(holds))
-
-
-def expressions(page: Path) -> list[str]:
-    """The PromQL of a page: what stands between blank lines of its blocks."""
-    blocks = FENCE.findall(page.read_text(encoding="utf-8"))
-    return [part.strip() for block in blocks for part in re.split(r"\n\s*\n", block) if part.strip()]
 
 
 def _metrics() -> set[str]:

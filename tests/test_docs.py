@@ -78,7 +78,7 @@ def test_names_of_signals_exist(page: Path) -> None:
     }
     underscored = {name.replace(".", "_") for name in known}
     written = {prometheus_name(metric) for metric in semconv.METRICS}
-    endings = ("", "_total", "_seconds", "_seconds_bucket", "_seconds_count", "_seconds_sum", "_ratio")
+    endings = ("", "_total", "_bucket", "_seconds", "_seconds_bucket", "_seconds_count", "_seconds_sum", "_ratio")
     recorded = set(re.findall(r"\bmlobs_[a-z_]+\b", drift_rules() + outcome_rules() + Alerts().rules()))
     assert in_promql <= recorded | written | {name + ending for name in underscored for ending in endings}
 
@@ -157,7 +157,7 @@ def test_pictures_are_there_and_say_what_they_show(name: str) -> None:
 def test_every_page_is_in_a_table_of_contents() -> None:
     """A page that no table of contents names would be a warning of the build, and found by nobody."""
     listed = set()
-    for index in (ROOT / "docs" / "index.md", ROOT / "docs" / "decisions" / "index.md"):
+    for index in (ROOT / "docs" / folder / "index.md" for folder in ("", "decisions", "runbooks")):
         for block in re.findall(r"```\{toctree\}\n(.*?)```", _read(index), re.DOTALL):
             listed |= {(index.parent / line).with_suffix(".md") for line in block.split() if not line.startswith(":")}
     pages = {page for page in PAGES if ROOT / "docs" in page.parents} - {ROOT / "docs" / "index.md"}

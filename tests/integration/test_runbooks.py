@@ -7,8 +7,7 @@ import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
-
-from tests.test_alerts_docs import RUNBOOKS, expressions
+from runbook_pages import RUNBOOKS, expressions
 
 if TYPE_CHECKING:
     from pathlib import Path
