@@ -16,6 +16,7 @@ from otel_mlobs import __all__ as public_names
 from otel_mlobs import semconv, settings
 from otel_mlobs.settings.objectives import Objectives
 from otel_mlobs.tools import cli
+from otel_mlobs.tools.alerts import Alerts
 from otel_mlobs.tools.dashboards import dashboards
 from otel_mlobs.tools.drift_rules import drift_rules
 from otel_mlobs.tools.outcome_rules import outcome_rules
@@ -80,8 +81,8 @@ def test_names_of_signals_exist(page: Path) -> None:
     }
     underscored = {name.replace(".", "_") for name in known}
     written = {prometheus_name(metric) for metric in semconv.METRICS}
-    endings = ("", "_total", "_seconds", "_seconds_bucket", "_seconds_count", "_seconds_sum", "_ratio")
-    recorded = set(re.findall(r"\bmlobs_[a-z_]+\b", drift_rules() + outcome_rules()))
+    endings = ("", "_total", "_bucket", "_seconds", "_seconds_bucket", "_seconds_count", "_seconds_sum", "_ratio")
+    recorded = set(re.findall(r"\bmlobs_[a-z_]+\b", drift_rules() + outcome_rules() + Alerts().rules()))
     assert in_promql <= recorded | written | {name + ending for name in underscored for ending in endings}
 
 
@@ -174,7 +175,7 @@ def test_pictures_of_dashboards_are_of_the_dashboards_that_are_made(name: str) -
 def test_every_page_is_in_a_table_of_contents() -> None:
     """A page that no table of contents names would be a warning of the build, and found by nobody."""
     listed = set()
-    for index in (ROOT / "docs" / "index.md", ROOT / "docs" / "decisions" / "index.md"):
+    for index in (ROOT / "docs" / folder / "index.md" for folder in ("", "decisions", "runbooks")):
         for block in re.findall(r"```\{toctree\}\n(.*?)```", _read(index), re.DOTALL):
             listed |= {(index.parent / line).with_suffix(".md") for line in block.split() if not line.startswith(":")}
     pages = {page for page in PAGES if ROOT / "docs" in page.parents} - {ROOT / "docs" / "index.md"}
