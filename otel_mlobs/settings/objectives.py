@@ -43,7 +43,7 @@ class Objective:
         stale_share: the share of entities whose features may be older.
         drift_tolerance: the smallest PSI that is worth a verdict.
         performance: by the metric's name the lowest value that will do; of an error (``mae``, ``rmse``) the highest.
-        value_at_risk: by currency what may be lost in a day to wrong predictions.
+        value_at_risk: by currency what may be lost to wrong predictions in the rules' window for outcomes, a day.
         owner: who is told, a team's name.
         runbooks: URL of the runbooks, with ``{alert}`` where the alert's name goes, or to which it is added.
         dashboards: URL of the Grafana that has the dashboards; empty if there is none.

@@ -27,6 +27,7 @@ from otel_mlobs.tools.alerts.definitions import (
     selector,
     series,
     sum_by,
+    unequal,
 )
 from otel_mlobs.tools.rules import prometheus_name
 
@@ -261,16 +262,16 @@ class Models:
         labels = prometheus_name(semconv.OUTCOME_LABELS)
         joined = f"{labels}{selector(equals(RESULT, 'joined'))}"
 
-        def come(then: float) -> tuple[tuple[str, str], ...]:
-            counts = counter((600.0, 1.0), (26 * HOUR, then))
+        def come(then: float | None) -> tuple[tuple[str, str], ...]:
+            counts = counter((600.0, 1.0)) if then is None else counter((600.0, 1.0), (26 * HOUR, then))
             return ((series(labels, _labels(scope), **{RESULT: "joined"}), counts),)
 
         return Definition(
             "LabelsMissing",
             LOW,
             MODEL,
-            f"{sum_by(self._model, f'increase({joined}[1d])')} == 0\nand\n"
-            f"{sum_by(self._model, f'increase({joined}[7d])')} > 0",
+            f"{sum_by(self._model, f'increase({joined}[7d])')} > 0\nunless\n"
+            f"{sum_by(self._model, f'increase({joined}[1d])')} > 0",
             f"no labels come for {_MODEL}",
             "None found its prediction in the last day, and some did in the week.",
             "Without them nobody knows whether the model is right.",
@@ -280,6 +281,7 @@ class Models:
             cases=(
                 Case("they stop", come(0.0), fires=600.0 + DAY + 15.0 + HOUR),
                 Case("they come", come(0.01), lasts=2 * HOUR),
+                Case("who joins them is gone", come(None), fires=600.0 + DAY + 15.0 + HOUR),
                 NOTHING,
             ),
         )
@@ -291,7 +293,7 @@ class Models:
             "OutcomesLost",
             LOW,
             MODEL,
-            f"increase({dropped}[10m]) > 0",
+            f"increase({dropped}{selector(unequal(reason, 'repeated'))}[10m]) > 0",
             f"predictions or labels are lost: {{{{ $labels.{reason} }}}}",
             f"{NUMBER} in the last ten minutes, which no store will ever know.",
             "The figures of performance then rest on fewer outcomes than there were.",
@@ -306,6 +308,7 @@ class Models:
                     ends=81 * STEP + 600.0 + 300.0 + 60.0,
                 ),
                 Case("none is", ((series(dropped, {}, **{reason: "overflow"}), "2x240"),)),
+                Case("an id comes twice", ((series(dropped, {}, **{reason: "repeated"}), "0x80 1x300"),)),
                 NOTHING,
             ),
         )

@@ -71,6 +71,12 @@ def slow(scope: Scope) -> Iterator[Case]:
         lasts=3 * HOUR,
     )
     yield Case("just as slow as it may be", _latencies(scope, (HOUR, busy, 0.98 * allowed)))
+    also = {**scope.example, "instance": "three"}
+    unmeasured = (
+        (series(f"{DURATION}_count", also), counter((HOUR, busy))),
+        (series(f"{DURATION}_bucket", also, le="17.5"), counter((HOUR, busy))),
+    )
+    yield Case("a process has no such bound", (*_latencies(scope, (HOUR, busy, 0.0)), *unmeasured))
     if floor:
         yield Case("slow, with too little traffic to tell", _latencies(scope, (HOUR, 0.9 * floor / 300, bad)))
     yield NOTHING
@@ -81,6 +87,13 @@ def not_measured(scope: Scope) -> Iterator[Case]:
     counts = series(f"{DURATION}_count", scope.example), counter((HOUR, 1.0))
     other = series(f"{DURATION}_bucket", scope.example, le="17.5"), counter((HOUR, 1.0))
     yield Case("no such bound", (counts, other), fires=900.0)
+    one, another = {**scope.example, "instance": "one"}, {**scope.example, "instance": "another"}
+    mixed = (
+        *((series(f"{DURATION}_count", labels), counter((HOUR, 1.0))) for labels in (one, another)),
+        (series(f"{DURATION}_bucket", one, le=f"{scope.objective.latency:.12g}"), counter((HOUR, 1.0))),
+        (series(f"{DURATION}_bucket", another, le="17.5"), counter((HOUR, 1.0))),
+    )
+    yield Case("one process has none", mixed, fires=900.0)
     yield Case("the bound is there", _latencies(scope, (HOUR, 1.0, 0.0)))
     yield NOTHING
 

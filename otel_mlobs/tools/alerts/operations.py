@@ -117,7 +117,9 @@ class Operations:
         latency, of = scope.objective.latency, scope.of_operation
         bucket = selector(bound_matcher(latency), of)
         good = sum_by(self._labels, f"rate({DURATION}_bucket{bucket}[{window}])")
-        every = sum_by(self._labels, f"rate({DURATION}_count{selector(of)}[{window}])")
+        # of those that have the bound: while a new one is rolled out, some have and some have not
+        counted, bounded = f"{DURATION}_count{selector(of)}", f"{DURATION}_bucket{bucket}"
+        every = sum_by(self._labels, f"rate({counted}[{window}]) and ignoring (le) rate({bounded}[{window}])")
         native = sum_by(self._labels, f"rate({DURATION}{selector(of)}[{window}])")
         return (
             "clamp_min(\n  1 - (\n"
@@ -203,7 +205,7 @@ class Operations:
             "LatencyNotMeasured",
             LOW,
             SYSTEM,
-            f"group by ({labels}) ({DURATION}_count{of})\nunless\ngroup by ({labels}) ({DURATION}_bucket{bucket})",
+            f"group by ({labels}) ({DURATION}_count{of} unless ignoring (le) {DURATION}_bucket{bucket})",
             f"nobody watches the latency of {WHO}",
             f"Its histogram has no bound at {milliseconds(objective.latency)}: the process was started before the "
             "objective was set, or somebody else's meter provider counts its durations.",

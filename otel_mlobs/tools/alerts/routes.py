@@ -26,14 +26,14 @@ route:
 _INHIBIT = f"""\
 inhibit_rules:
   # who is fed with stale features sees them drift: the cause is known
-  - source_matchers: ['severity="{CRITICAL}"', 'cause="{DATA}"']
+  - source_matchers: ['severity="{CRITICAL}"', 'cause="{DATA}"', 'job!=""']
     target_matchers: ['alertname=~"{_DRIFT}"']
     equal: [job]
-  # somebody is at it already
-  - source_matchers: ['severity="{CRITICAL}"']
+  # somebody is at it already; to Alertmanager two alerts without a job are of the same job, hence the matchers
+  - source_matchers: ['severity="{CRITICAL}"', 'job!=""']
     target_matchers: ['severity=~"{LOW}|{HIGH}"']
     equal: [job]
-  - source_matchers: ['severity="{HIGH}"']
+  - source_matchers: ['severity="{HIGH}"', 'job!=""', '{MODEL_NAME}!=""']
     target_matchers: ['severity="{LOW}"']
     equal: [job, {MODEL_NAME}]
 """
