@@ -122,6 +122,14 @@ def test_operations_that_overlap_say_so(script: standin.Driver, mlobs_telemetry:
     warm(1)
 
     def shared(*gpus: int) -> list[bool]:
+        """Tried again where a reading came too late, as on a busy machine: such an operation says nothing of energy."""
+        for _ in range(20):
+            found = tried(*gpus)
+            if None not in found:
+                return [bool(each) for each in found]
+        pytest.fail("twenty times no reading in time")
+
+    def tried(*gpus: int) -> list[Any]:
         ready = threading.Barrier(len(gpus))
 
         def work(gpu: int) -> None:
@@ -135,9 +143,8 @@ def test_operations_that_overlap_say_so(script: standin.Driver, mlobs_telemetry:
             worker.start()
         for worker in workers:
             worker.join()
-        return [
-            bool((span.attributes or {})["mlobs.gpu.energy_shared"]) for span in mlobs_telemetry.spans[-len(gpus) :]
-        ]
+        spans = mlobs_telemetry.spans[-len(gpus) :]
+        return [(span.attributes or {}).get("mlobs.gpu.energy_shared") for span in spans]
 
     assert shared(0, 0) == [True, True]
     assert shared(0, 1) == [False, False]

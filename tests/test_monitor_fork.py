@@ -134,7 +134,7 @@ def test_monitors_made_before_the_fork(rows_before: int) -> None:
     script = (
         MODEL
         + """
-monitor = mlobs.Monitor(profile, window=0.4, pane=0.1)
+monitor = mlobs.Monitor(profile, window=6.0, pane=0.1)  # long enough to be seen on a busy machine
 mlobs.configure("svc", endpoint=os.environ["TO"], instance_id="me")
 monitor.observe([(0.5, "a")] * int(os.environ["BEFORE"]))
 
