@@ -144,11 +144,14 @@ def test_a_window_in_which_nothing_could_be_so_bad_is_left_out() -> None:
         (1.0, 'le=~"1|1\\\\.0"'),
         (10.0, 'le=~"10|10\\\\.0"'),
         (1.5, 'le="1.5"'),
-        (1e-5, 'le="1e-05"'),
+        (1e-5, 'le=~"0\\\\.00001|1e-05"'),
+        (0.1 + 0.2, 'le="0.30000000000000004"'),
+        (1e6, 'le=~"1000000|1e\\\\+06"'),
+        (1234567.5, 'le=~"1234567\\\\.5|1\\\\.2345675e\\\\+06"'),
     ],
 )
 def test_a_bound_is_found_as_otlp_and_as_a_scrape_write_it(seconds: float, matcher: str) -> None:
-    """Prometheus has 1 from the one and 1.0 from the other."""
+    """Prometheus has 1 from the one and 1.0 from the other, every digit of it, and an exponent when scraped only."""
     assert bound_matcher(seconds) == matcher
 
 

@@ -19,6 +19,7 @@ from opentelemetry.sdk.resources import Resource
 from otel_mlobs.settings.objectives import Objective, Objectives
 from otel_mlobs.tools.alerts import Alerts
 from otel_mlobs.tools.alerts.routes import alertmanager as routes
+from otel_mlobs.tools.rules import bound_texts
 
 from .alertmanager import to_webhook
 from .backends import wait_until
@@ -163,6 +164,20 @@ def test_native_histograms_are_read_too(prometheus_with_rules: Callable[..., Pro
     provider.shutdown()
     assert found == pytest.approx(0.25, abs=0.02)
     assert not prometheus.ask("mlobs_operation_duration_seconds_bucket")
+
+
+def test_a_bound_is_written_as_prometheus_writes_it(prometheus: Prometheus) -> None:
+    """Else an alert would look for a bucket that is not there: also of a very short, long or crooked objective."""
+    bounds = [1e-5, 0.009, 0.1 + 0.2, 1.0, 1e6, 1234567.5, 1e22]
+    reader = PeriodicExportingMetricReader(OTLPMetricExporter(f"{prometheus.otlp}/v1/metrics"), 3_600_000)
+    provider = MeterProvider([reader], Resource({"service.name": "bounds"}), shutdown_on_exit=False)
+    histogram = provider.get_meter("bounds").create_histogram(
+        "crooked", "s", explicit_bucket_boundaries_advisory=bounds
+    )
+    histogram.record(0.5)
+    provider.shutdown()
+    written = {labels["le"] for labels, _ in prometheus.ask('crooked_seconds_bucket{job="bounds"}')}
+    assert written == {bound_texts(bound)[0] for bound in bounds} | {"+Inf"}
 
 
 def test_what_silences_what(alertmanager: Callable[[str], Alertmanager], webhook: Webhook, tmp_path: Path) -> None:

@@ -76,12 +76,12 @@ class Scope:
     @property
     def of_model(self) -> str:
         """Matchers of series that are a model's."""
-        return _matcher(MODEL_NAME, "=~", self.models) if self.models else self._other_models
+        return one_of(MODEL_NAME, self.models) if self.models else self._other_models
 
     @property
     def of_view(self) -> str:
         """Matchers of series that are a view's."""
-        return _matcher(VIEW, "=~", self.views) if self.views else self._other_views
+        return one_of(VIEW, self.views) if self.views else self._other_views
 
     @property
     def of_operation(self) -> str:
@@ -92,11 +92,11 @@ class Scope:
 
     @property
     def _other_models(self) -> str:
-        return _matcher(MODEL_NAME, "!~", self.named_models) if self.named_models else ""
+        return one_of(MODEL_NAME, self.named_models, "!~") if self.named_models else ""
 
     @property
     def _other_views(self) -> str:
-        return _matcher(VIEW, "!~", self.named_views) if self.named_views else ""
+        return one_of(VIEW, self.named_views, "!~") if self.named_views else ""
 
     @property
     def example(self) -> dict[str, str]:
@@ -128,7 +128,8 @@ def scopes_of(objectives: Objectives) -> Iterator[Scope]:
             )
 
 
-def _matcher(name: str, sign: str, values: Sequence[str]) -> str:
+def one_of(name: str, values: Sequence[str], sign: str = "=~") -> str:
+    """A matcher of series whose label is one of the values; of none of them with ``!~``."""
     escaped = "|".join(re.sub(r"([\\.+*?()|\[\]{}^$])", r"\\\1", value) for value in values)
     return f"{name}{sign}{json.dumps(escaped, ensure_ascii=False)}"
 

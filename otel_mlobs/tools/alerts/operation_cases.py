@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from otel_mlobs import semconv
 from otel_mlobs.tools.alerts.definitions import LEAST_EVENTS, STEP, VERSION, Case, counter, gauge, series
-from otel_mlobs.tools.rules import parse_duration, prometheus_name
+from otel_mlobs.tools.rules import bound_texts, parse_duration, prometheus_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -34,7 +34,7 @@ def _latencies(scope: Scope, *phases: Phases) -> tuple[tuple[str, str], ...]:
         found += [
             (series(f"{DURATION}_count", labels), every),
             (series(f"{DURATION}_bucket", labels, le="+Inf"), every),
-            (series(f"{DURATION}_bucket", labels, le=f"{scope.objective.latency:.12g}"), good),
+            (series(f"{DURATION}_bucket", labels, le=bound_texts(scope.objective.latency)[0]), good),
         ]
     return tuple(found)
 

@@ -21,11 +21,12 @@ from otel_mlobs.tools.alerts.definitions import (
     equals,
     link,
     milliseconds,
+    one_of,
     percent,
     selector,
     sum_by,
 )
-from otel_mlobs.tools.rules import Rule, prometheus_name
+from otel_mlobs.tools.rules import Rule, bound_texts, prometheus_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -63,8 +64,8 @@ _FAILED = f"search?service={_SERVICE}&tags=%7B%22error%22%3A%22true%22%7D"
 
 def bound_matcher(seconds: float) -> str:
     """The bucket of a bound, as OTLP and as a scrape write it: ``1`` and ``1.0``."""
-    text = f"{seconds:.12g}"
-    return f'le="{text}"' if "." in text or "e" in text else f'le=~"{text}|{text}\\\\.0"'
+    first, *others = bound_texts(seconds)
+    return one_of("le", (first, *others)) if others else equals("le", first)
 
 
 def rate(window: str) -> str:
@@ -115,13 +116,13 @@ class Operations:
 
     def _slow(self, scope: Scope, window: str) -> str:
         latency, of = scope.objective.latency, scope.of_operation
-        bucket = selector(bound_matcher(latency), of)
+        bucket, bound = selector(bound_matcher(latency), of), bound_texts(latency)[0]
         good = sum_by(self._labels, f"rate({DURATION}_bucket{bucket}[{window}])")
         every = sum_by(self._labels, f"rate({DURATION}_count{selector(of)}[{window}])")
         native = sum_by(self._labels, f"rate({DURATION}{selector(of)}[{window}])")
         return (
             "clamp_min(\n  1 - (\n"
-            f"    {good}\n    / ({every} > 0)\n    or\n    histogram_fraction(-Inf, {latency:.12g}, {native})\n"
+            f"    {good}\n    / ({every} > 0)\n    or\n    histogram_fraction(-Inf, {bound}, {native})\n"
             "  ),\n  0\n)"
         )
 
