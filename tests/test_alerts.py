@@ -230,6 +230,19 @@ def test_what_is_refused(arguments: list[str], message: str, capsys: pytest.Capt
     assert message in capsys.readouterr().err
 
 
+def test_an_alert_silences_none_of_another_fleet(capsys: pytest.CaptureFixture[str]) -> None:
+    """The same labels tell fleets apart in rules and routes; where nothing does, nothing is silenced."""
+    assert cli.main(["rules", "--alertmanager", "--by", "job,region"]) == 0
+    text = capsys.readouterr().out
+    assert "group_by: [alertname, job, region, mlobs_model_name]\n" in text
+    assert re.findall(r"equal: (.*)", text) == ["[job, region]", "[job, region]", "[job, region, mlobs_model_name]"]
+    sources = re.findall(r"source_matchers: (.*)", text)
+    assert len(sources) == 3
+    assert all(source.endswith("""'job!=""', 'region!=""']""") for source in sources)
+    assert cli.main(["rules", "--alertmanager", "--by", ""]) == 0
+    assert "inhibit_rules" not in capsys.readouterr().out
+
+
 def test_secrets_are_files(tmp_path: Path) -> None:
     """Where they are comes from the file; a secret in their place is refused and not shown."""
     path = tmp_path / "mlobs.toml"

@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import yaml
 from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
@@ -141,6 +142,28 @@ def test_amtool_takes_the_routes(amtool: Path, tmp_path: Path) -> None:
         _run(amtool, "config", "routes", "test", f"--config.file={path}", f"--verify.receivers={receiver}", *labels)
 
 
+def test_a_message_says_what_it_is_about(amtool: Path, tmp_path: Path) -> None:
+    """Its title is that of an alert that fires, also where several differ, and says so when all have ended."""
+    slack = yaml.safe_load(routes())["receivers"][0]["slack_configs"][0]
+
+    def rendered(template: str, *states: str) -> str:
+        alerts = [
+            {"status": state, "annotations": {"summary": f"feature {number} has drifted", "description": "By much."}}
+            for number, state in enumerate(states)
+        ]
+        status = "firing" if "firing" in states else "resolved"
+        data = {"status": status, "alerts": alerts, "commonAnnotations": {"description": "By much."}}
+        (tmp_path / "data.json").write_text(json.dumps(data))
+        options = [f"--template.text={template}", f"--template.data={tmp_path / 'data.json'}"]
+        return _run(amtool, "template", "render", "--template.glob=", *options).strip()
+
+    assert rendered(slack["title"], "firing") == "feature 0 has drifted"
+    assert rendered(slack["title"], "resolved", "firing", "firing") == "feature 1 has drifted (2 in all)"
+    assert rendered(slack["title"], "resolved") == "Resolved: feature 0 has drifted"
+    assert rendered(slack["text"], "resolved", "firing") == "feature 1 has drifted: By much."
+    assert len(rendered(slack["text"], "resolved", "resolved").splitlines()) == 2
+
+
 def test_native_histograms_are_read_too(prometheus_with_rules: Callable[..., Prometheus]) -> None:
     """Of a service whose durations are exponential, as OpenTelemetry has it, the share of slow ones is recorded."""
     rules = re.sub(r"\[\d+[mhd]\]", "[1m]", Alerts(interval=1.0).rules()).replace("interval: 2m", "interval: 1h")
@@ -181,7 +204,10 @@ def test_a_bound_is_written_as_prometheus_writes_it(prometheus: Prometheus) -> N
 
 
 def test_what_silences_what(alertmanager: Callable[[str], Alertmanager], webhook: Webhook, tmp_path: Path) -> None:
-    """Stale features silence drift of the same service, critical silences lower, and other services are still heard."""
+    """Stale features silence drift of the same service, critical silences lower, and other services are still heard.
+
+    Also where the alert is on something that no service reports, and so has no job.
+    """
     server = alertmanager(
         re.sub(r"(group_wait|group_interval): \w+", r"\1: 1s", to_webhook(routes(), webhook, tmp_path))
     )
@@ -192,6 +218,8 @@ def test_what_silences_what(alertmanager: Callable[[str], Alertmanager], webhook
         ("OperationSlow", "low", "system", "shop"),
         ("FeatureDrift", "low", "model", "bank"),
         ("OperationErrors", "high", "system", "bank"),
+        ("FeatureViewMissing", "critical", "data", ""),
+        ("ModelMissing", "high", "system", ""),
     ]
     server.send(
         [
@@ -208,15 +236,20 @@ def test_what_silences_what(alertmanager: Callable[[str], Alertmanager], webhook
         ]
     )
     wait_until("waiting for all of them", lambda: len(server.alerts()) == len(alerts))
+    expected = {
+        ("FeatureViewStale", "shop"),
+        ("OperationErrors", "bank"),
+        ("FeatureViewMissing", ""),
+        ("ModelMissing", ""),
+    }
 
     def heard() -> bool:
-        return {(each["labels"]["alertname"], each["labels"]["job"]) for each in webhook.sent()} == {
-            ("FeatureViewStale", "shop"), ("OperationErrors", "bank"),
-        }  # fmt: skip
+        return {(each["labels"]["alertname"], each["labels"].get("job", "")) for each in webhook.sent()} == expected
 
     wait_until("waiting for those that are not silenced", heard)
-    states = {(each["labels"]["alertname"], each["labels"]["job"]): each["status"]["state"] for each in server.alerts()}
-    assert [key for key, state in sorted(states.items()) if state == "active"] == [
-        ("FeatureViewStale", "shop"), ("OperationErrors", "bank"),
-    ]  # fmt: skip
+    states = {
+        (each["labels"]["alertname"], each["labels"].get("job", "")): each["status"]["state"]
+        for each in server.alerts()
+    }
+    assert {key for key, state in states.items() if state == "active"} == expected
     assert len(states) == len(alerts)
