@@ -59,6 +59,21 @@ def test_promtool_has_nothing_to_say(promtool: Path, tmp_path: Path, objectives:
     _run(promtool, "check", "rules", "--lint=all", "--lint-fatal", tmp_path / FILE)
 
 
+def test_names_are_taken_as_they_are(promtool: Path, tmp_path: Path) -> None:
+    """Labels and links are templates to Prometheus: {{ in a name, an owner or a URL is no action, and it is written so.
+
+    A model and a view of one name have alerts that can be told apart.
+    """
+    name = 'a "b" \\ {{ c }} $labels ^.*+?()|[]{}\u00e4\U0001f600'
+    odd = replace(DEFAULT, owner="{{ us", runbooks="https://wiki.example/{{x}}")
+    alerts = Alerts(Objectives(default=odd, models={name: odd}, views={name: odd}))
+    (tmp_path / FILE).write_text(alerts.rules())
+    (tmp_path / "tests.yml").write_text(alerts.tests(FILE))
+    _run(promtool, "check", "rules", "--lint=all", "--lint-fatal", tmp_path / FILE)
+    which = f"^ModelMissing.*{re.escape(name)}"
+    assert "SUCCESS" in _run(promtool, "test", "rules", "--run", which, tmp_path / "tests.yml")
+
+
 def test_every_alert_fires_when_it_must_and_only_then(promtool: Path, tmp_path: Path) -> None:
     """At its minute; not just below, not on little traffic, not without data; and no longer after it has ended."""
     alerts = Alerts()

@@ -71,6 +71,8 @@ class Scope:
     @property
     def labels(self) -> dict[str, str]:
         """What tells rules of one name apart."""
+        if self.views and self.views[0] in self.named_models:
+            return {"objective": f"view {self.views[0]}"}
         return {} if self.is_default else {"objective": ", ".join((*self.models, *self.views))}
 
     @property
@@ -179,19 +181,25 @@ class Definition:
     def rule(self) -> Alert:
         """The rule, with who is told and where there is more."""
         objective = self.objective
-        labels = {"severity": self.severity, "cause": self.cause, **self.labels}
+        labels = {"severity": self.severity, "cause": self.cause}
+        labels |= {name: _literal(text) for name, text in self.labels.items()}
         if objective.owner:
-            labels["owner"] = objective.owner
+            labels["owner"] = _literal(objective.owner)
         annotations = {"summary": self.summary, "description": self.description}
         if objective.runbooks:
             url = objective.runbooks
             named = url.replace("{alert}", self.name) if "{alert}" in url else f"{url}/{self.name}"
-            annotations["runbook_url"] = named
+            annotations["runbook_url"] = _literal(named)
         if objective.dashboards and self.dashboard:
-            annotations["dashboard_url"] = f"{objective.dashboards}/d/{self.dashboard}"
+            annotations["dashboard_url"] = f"{_literal(objective.dashboards)}/d/{self.dashboard}"
         if objective.traces and self.traces:
-            annotations["traces_url"] = f"{objective.traces}/{self.traces}"
+            annotations["traces_url"] = f"{_literal(objective.traces)}/{self.traces}"
         return Alert(self.name, self.expr, self.comment, self.hold, self.keep, labels, annotations)
+
+
+def _literal(text: str) -> str:
+    """``text`` as a template that says just that: labels and annotations are templates to Prometheus."""
+    return text.replace("{{", '{{ "{{" }}')
 
 
 def link(dashboard: str, **variables: str) -> str:
