@@ -131,6 +131,24 @@ def test_thresholds_are_the_objectives() -> None:
     assert "for: 5m\n" in Alerts(strict).rules()
 
 
+def test_a_threshold_is_not_rounded() -> None:
+    """Rounded to one, a share is never above it, and every model's roc_auc is below it."""
+    close = Objective(
+        errors=0.9999999, stale_share=0.9999999, performance={"roc_auc": 0.9999999}, drift_tolerance=0.12345678,
+        traffic_floor=1234567.5,
+    )  # fmt: skip
+    objectives = Objectives(default=close)
+    for name in ("OperationErrors", "FeatureViewStale"):
+        assert "> 0.9999999\n" in _named(name, objectives).expr
+    for name in ("PerformanceBelowObjective", "EstimatedPerformanceBelowObjective"):
+        assert _named(name, objectives).expr.endswith("< 0.9999999")
+    assert "> 0.12345678\n" in _named("FeatureDrift", objectives).expr
+    for name in ("OperationSlow", "OperationSilent"):
+        assert ">= 1234567.5" in _named(name, objectives).expr
+    slow = Objective(latency=1200.0, traces="https://jaeger.example")
+    assert _named("OperationSlow", Objectives(default=slow)).rule().annotations["traces_url"].endswith("=1200000ms")
+
+
 def test_a_window_in_which_nothing_could_be_so_bad_is_left_out() -> None:
     """14.4 times a tenth is more than all."""
     wide = Objectives(default=Objective(errors=0.1))
@@ -219,6 +237,7 @@ def test_the_objectives_are_those_of_the_file(
         (["--outcomes", "--drift-window", "1h"], "--drift-window is of"),
         (["--alerts", "--totals"], "--totals is of"),
         (["--alerts", "--interval", "0s"], "interval must be whole seconds above 0"),
+        (["--alerts", "--interval", "3m"], "interval must be at most 120 s"),
         (["--alerts", "--drift-window", "soon"], "a duration must be written as"),
         (["--alerts", "--objectives", "nowhere.toml"], "nowhere.toml"),
         (["--alerts", "--by", "a b"], "a label must be a name"),

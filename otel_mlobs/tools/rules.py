@@ -80,6 +80,11 @@ def write_duration(seconds: float) -> str:
     return "".join(words)
 
 
+def written_milliseconds(seconds: float) -> str:
+    """``seconds`` as Jaeger and Tempo read a duration, without an exponent: ``80ms``."""
+    return f"{Decimal(f'{1000 * seconds:.6g}'):f}ms"
+
+
 def bound_texts(bound: float) -> tuple[str, ...]:
     """What Prometheus has as ``le`` of a bound above 0, every digit: over OTLP, and from a scrape where it differs.
 

@@ -26,7 +26,7 @@ from otel_mlobs.tools.alerts.definitions import (
     selector,
     sum_by,
 )
-from otel_mlobs.tools.rules import Rule, bound_texts, prometheus_name
+from otel_mlobs.tools.rules import Rule, bound_texts, prometheus_name, written_milliseconds
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -157,8 +157,8 @@ class Operations:
             "OperationSlow",
             LOW,
             SYSTEM,
-            f"{slow('5m')}{of} > {allowed:.6g}\n"
-            f"and\n{rate('5m')}{of} * {FLOOR_WINDOW:g} >= {objective.traffic_floor:g}",
+            f"{slow('5m')}{of} > {allowed:.12g}\n"
+            f"and\n{rate('5m')}{of} * {FLOOR_WINDOW:g} >= {objective.traffic_floor:.12g}",
             f"p{100 * objective.latency_quantile:.6g} of {WHO} is over {milliseconds(objective.latency)}",
             f"{SHARE} of the operations of the last five minutes took longer than "
             f"{milliseconds(objective.latency)}; {percent(allowed)} may.",
@@ -182,8 +182,8 @@ class Operations:
                 f"LatencyBudgetBurn{suffix}",
                 LOW,
                 SYSTEM,
-                f"{slow(long)}{of} > {share:.6g}\nand\n{slow(short)}{of} > {share:.6g}\n"
-                f"and\n{rate(short)}{of} * {FLOOR_WINDOW:g} >= {objective.traffic_floor:g}",
+                f"{slow(long)}{of} > {share:.12g}\nand\n{slow(short)}{of} > {share:.12g}\n"
+                f"and\n{rate(short)}{of} * {FLOOR_WINDOW:g} >= {objective.traffic_floor:.12g}",
                 f"{WHO} uses up its latency budget {factor:g} times as fast as it may",
                 f"{SHARE} of the operations of the last {long} took longer than "
                 f"{milliseconds(objective.latency)}, and of the last {short} as many.",
@@ -222,7 +222,7 @@ class Operations:
             "OperationErrors",
             HIGH,
             SYSTEM,
-            f"{errors(ERROR_WINDOW)}{of} > {objective.errors:.6g}\n"
+            f"{errors(ERROR_WINDOW)}{of} > {objective.errors:.12g}\n"
             f"and\n{sum_by(self._labels, f'increase({ERRORS}{of}[10m])')} >= {LEAST_EVENTS}",
             f"{WHO} fails",
             f"{SHARE} of the operations failed in the last two minutes; {percent(objective.errors)} may.",
@@ -246,7 +246,7 @@ class Operations:
                 f"ErrorBudgetBurn{suffix}",
                 LOW if suffix else HIGH,
                 SYSTEM,
-                f"{errors(long)}{of} > {share:.6g}\nand\n{errors(short)}{of} > {share:.6g}\n"
+                f"{errors(long)}{of} > {share:.12g}\nand\n{errors(short)}{of} > {share:.12g}\n"
                 f"and\n{sum_by(self._labels, f'increase({ERRORS}{of}[{short}])')} >= {LEAST_EVENTS}",
                 f"{WHO} uses up its error budget {factor:g} times as fast as it may",
                 f"{SHARE} of the operations of the last {long} failed, and of the last "
@@ -268,11 +268,11 @@ class Operations:
             "OperationSilent",
             HIGH,
             SYSTEM,
-            f"sum without ({VERSION}) ({rate('1h')}{of} offset 10m) * {FLOOR_WINDOW:g} >= {floor:g}\n"
+            f"sum without ({VERSION}) ({rate('1h')}{of} offset 10m) * {FLOOR_WINDOW:g} >= {floor:.12g}\n"
             f"unless\nsum without ({VERSION}) ({rate('5m')}{of}) > 0\nand\ngroup by ({known}) ({ERRORS}{of})",
             f"{WHO} is no longer called",
             "There was none in the last five minutes, and over the hour before that "
-            f"{floor:g} or more in every five minutes.",
+            f"{floor:.12g} or more in every five minutes.",
             "The process reports, and no version does any longer what it did. Ends by itself after about an hour.",
             scope.objective,
             hold=300.0,
@@ -316,4 +316,4 @@ class Operations:
 
 
 def _slow_traces(latency: float) -> str:
-    return f"search?service={_SERVICE}&minDuration={1000 * latency:.6g}ms"
+    return f"search?service={_SERVICE}&minDuration={written_milliseconds(latency)}"
