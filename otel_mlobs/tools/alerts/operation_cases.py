@@ -71,6 +71,15 @@ def slow(scope: Scope) -> Iterator[Case]:
         lasts=3 * HOUR,
     )
     yield Case("just as slow as it may be", _latencies(scope, (HOUR, busy, 0.98 * allowed)))
+    older = {**scope.example, "instance": "three"}
+    yield Case(
+        "some workers do not have its bound yet",
+        (
+            *_latencies(scope, (HOUR, busy, 0.0)),
+            (series(f"{DURATION}_count", older), counter((HOUR, busy))),
+            (series(f"{DURATION}_bucket", older, le="+Inf"), counter((HOUR, busy))),
+        ),
+    )
     if floor:
         yield Case("slow, with too little traffic to tell", _latencies(scope, (HOUR, 0.9 * floor / 300, bad)))
     yield NOTHING

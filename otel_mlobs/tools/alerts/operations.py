@@ -117,8 +117,10 @@ class Operations:
     def _slow(self, scope: Scope, window: str) -> str:
         latency, of = scope.objective.latency, scope.of_operation
         bucket, bound = selector(bound_matcher(latency), of), bound_texts(latency)[0]
-        good = sum_by(self._labels, f"rate({DURATION}_bucket{bucket}[{window}])")
-        every = sum_by(self._labels, f"rate({DURATION}_count{selector(of)}[{window}])")
+        measured = f"rate({DURATION}_bucket{bucket}[{window}])"
+        good = sum_by(self._labels, measured)
+        # Of those that have the bound: else all of a worker that was started before the objective was set would be slow
+        every = sum_by(self._labels, f"rate({DURATION}_count{selector(of)}[{window}]) and ignoring (le) {measured}")
         native = sum_by(self._labels, f"rate({DURATION}{selector(of)}[{window}])")
         return (
             "clamp_min(\n  1 - (\n"
