@@ -131,6 +131,24 @@ def test_thresholds_are_the_objectives() -> None:
     assert "for: 5m\n" in Alerts(strict).rules()
 
 
+def test_a_threshold_is_not_rounded() -> None:
+    """Rounded to one, a share is never above it, and every model's roc_auc is below it."""
+    close = Objective(
+        errors=0.9999999, stale_share=0.9999999, performance={"roc_auc": 0.9999999}, drift_tolerance=0.12345678,
+        traffic_floor=1234567.5,
+    )  # fmt: skip
+    objectives = Objectives(default=close)
+    for name in ("OperationErrors", "FeatureViewStale"):
+        assert "> 0.9999999\n" in _named(name, objectives).expr
+    for name in ("PerformanceBelowObjective", "EstimatedPerformanceBelowObjective"):
+        assert _named(name, objectives).expr.endswith("< 0.9999999")
+    assert "> 0.12345678\n" in _named("FeatureDrift", objectives).expr
+    for name in ("OperationSlow", "OperationSilent"):
+        assert ">= 1234567.5" in _named(name, objectives).expr
+    slow = Objective(latency=1200.0, traces="https://jaeger.example")
+    assert _named("OperationSlow", Objectives(default=slow)).rule().annotations["traces_url"].endswith("=1200000ms")
+
+
 def test_a_window_in_which_nothing_could_be_so_bad_is_left_out() -> None:
     """14.4 times a tenth is more than all."""
     wide = Objectives(default=Objective(errors=0.1))
@@ -144,11 +162,14 @@ def test_a_window_in_which_nothing_could_be_so_bad_is_left_out() -> None:
         (1.0, 'le=~"1|1\\\\.0"'),
         (10.0, 'le=~"10|10\\\\.0"'),
         (1.5, 'le="1.5"'),
-        (1e-5, 'le="1e-05"'),
+        (1e-5, 'le=~"0\\\\.00001|1e-05"'),
+        (0.1 + 0.2, 'le="0.30000000000000004"'),
+        (1e6, 'le=~"1000000|1e\\\\+06"'),
+        (1234567.5, 'le=~"1234567\\\\.5|1\\\\.2345675e\\\\+06"'),
     ],
 )
 def test_a_bound_is_found_as_otlp_and_as_a_scrape_write_it(seconds: float, matcher: str) -> None:
-    """Prometheus has 1 from the one and 1.0 from the other."""
+    """Prometheus has 1 from the one and 1.0 from the other, every digit of it, and an exponent when scraped only."""
     assert bound_matcher(seconds) == matcher
 
 
@@ -216,6 +237,7 @@ def test_the_objectives_are_those_of_the_file(
         (["--outcomes", "--drift-window", "1h"], "--drift-window is of"),
         (["--alerts", "--totals"], "--totals is of"),
         (["--alerts", "--interval", "0s"], "interval must be whole seconds above 0"),
+        (["--alerts", "--interval", "3m"], "interval must be at most 120 s"),
         (["--alerts", "--drift-window", "soon"], "a duration must be written as"),
         (["--alerts", "--objectives", "nowhere.toml"], "nowhere.toml"),
         (["--alerts", "--by", "a b"], "a label must be a name"),
@@ -225,6 +247,19 @@ def test_what_is_refused(arguments: list[str], message: str, capsys: pytest.Capt
     """An option of another kind of file is no silent nothing."""
     assert cli.main(["rules", *arguments]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_an_alert_silences_none_of_another_fleet(capsys: pytest.CaptureFixture[str]) -> None:
+    """The same labels tell fleets apart in rules and routes; where nothing does, nothing is silenced."""
+    assert cli.main(["rules", "--alertmanager", "--by", "job,region"]) == 0
+    text = capsys.readouterr().out
+    assert "group_by: [alertname, job, region, mlobs_model_name]\n" in text
+    assert re.findall(r"equal: (.*)", text) == ["[job, region]", "[job, region]", "[job, region, mlobs_model_name]"]
+    sources = re.findall(r"source_matchers: (.*)", text)
+    assert len(sources) == 3
+    assert all(source.endswith("""'job!=""', 'region!=""']""") for source in sources)
+    assert cli.main(["rules", "--alertmanager", "--by", ""]) == 0
+    assert "inhibit_rules" not in capsys.readouterr().out
 
 
 def test_secrets_are_files(tmp_path: Path) -> None:

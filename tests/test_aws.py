@@ -187,6 +187,37 @@ def test_what_botocore_cannot_read_is_said_without_secrets(monkeypatch: pytest.M
         aws.Signature().check(url)
 
 
+@pytest.mark.parametrize(
+    ("config", "variables", "reason"),
+    [
+        ("[default]\ncredential_process = /nowhere/at/all\n", {}, "No such file"),
+        ("[default]\ncredential_process = /bin/echo hunter2\n", {}, "Expecting value"),
+        (
+            "",
+            {"AWS_ROLE_ARN": "arn:aws:iam::123456789012:role/a", "AWS_WEB_IDENTITY_TOKEN_FILE": "/nowhere"},
+            "No such",
+        ),
+        ("", {"AWS_CONTAINER_CREDENTIALS_FULL_URI": "http://credentials.example/"}, "Unsupported host"),
+    ],
+)
+def test_whatever_is_wrong_with_a_source_of_credentials_is_a_configuration_error(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, config: str, variables: dict[str, str], reason: str
+) -> None:
+    """A program, a file or a URL: botocore raises what it comes upon."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    (tmp_path / "config").write_text(config)
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_REGION", "us-west-2")
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigurationError, match=f"AWS credentials cannot be had: .*{reason}") as raised:
+        aws.Signature().check("https://xray.us-west-2.amazonaws.com/v1/traces")
+    assert "hunter2" not in str(raised.value)
+
+
 def test_a_proxy_with_an_own_authority_gets_signed_requests(tmp_path: Path) -> None:
     """With ``certificate=`` the session trusts it, and signs as it does without."""
     authority = trustme.CA()

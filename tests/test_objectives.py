@@ -129,6 +129,12 @@ def test_without_a_file_the_defaults_hold() -> None:
         ("[objectives.views.'a b']\nlatency = '8 parsecs'", 2, ["objectives.views.a b.latency", "parsecs"]),
         ("[objectives.views.users]\nperformance.f1 = 0.5", 2, ["objectives.views.users.performance", "no key"]),
         ('[objectives.models." "]\n', 1, ["the name of a model must not be empty"]),
+        ("[objectives]\nerrors = 1" + "0" * 400, 2, ["objectives.errors must be a share"]),
+        ("[objectives]\nlatency = 1" + "0" * 400, 2, ["objectives.latency must be a duration"]),
+        ("[objectives]\nerrors_for = '20000w'", 2, ["objectives.errors_for must be a duration of 10 years at most"]),
+        ("[objectives]\nowner = 'a\u0085b'", 2, ["objectives.owner must be a line of text"]),
+        ("[objectives]\nrunbooks = 'https://[x'", 2, ["objectives.runbooks must be a URL"]),
+        ("[objectives]\ndashboards = 'https://x/?orgId=2'", 2, ["objectives.dashboards", "without ? and #"]),
         ("[objective]\nlatency = 1", 1, ["there is no table 'objective'", "'objectives'"]),
     ],
 )
@@ -141,6 +147,20 @@ def test_what_is_wrong_is_named_with_its_line_and_key(
         resolve({}, {"MLOBS_CONFIG": path})
     for word in [f"{path}, line {line}: ", *words]:
         assert word in str(raised.value)
+
+
+@pytest.mark.parametrize("sign", [r"\n", r"\u2028", r"\u0085", r"\u007f", r"\ufffe", r"\u0000"])
+@pytest.mark.parametrize("kind", ["models", "views"])
+def test_a_name_that_no_rule_file_can_hold_is_refused(written: Callable[[str], str], kind: str, sign: str) -> None:
+    """YAML knows no control characters, and a line break ends a string of PromQL."""
+    with pytest.raises(ConfigurationError, match=f"the name of a {kind[:-1]} must be printable, got"):
+        load_objectives(written(f'[objectives.{kind}."a{sign}b"]'))
+
+
+def test_a_file_that_is_nested_too_deep_is_no_toml(written: Callable[[str], str]) -> None:
+    """As whatever else is wrong with it."""
+    with pytest.raises(ConfigurationError, match="is not valid TOML"):
+        load_objectives(written("a = " + "[" * 5000 + "]" * 5000))
 
 
 def test_a_secret_in_a_url_is_refused_and_not_shown(written: Callable[[str], str]) -> None:

@@ -10,6 +10,10 @@ import pytest
 import yaml
 
 from otel_mlobs import semconv
+from otel_mlobs.tools.alerts import Alerts
+from otel_mlobs.tools.drift_rules import drift_rules
+from otel_mlobs.tools.outcome_rules import outcome_rules
+from otel_mlobs.tools.rules import prometheus_name
 
 RECIPES = Path(__file__).resolve().parent.parent / "examples" / "backends"
 COMPOSE = RECIPES / "compose"
@@ -122,8 +126,22 @@ def test_the_gateway_knows_which_gauges_all_workers_share() -> None:
         "mlobs.feature.reference_score",
         "mlobs.prediction.reference",
         "mlobs.profile.rows",
-        "mlobs.feature_view.last_update",
+        "mlobs.monitor.series.omitted",
         "mlobs.feature_view.objective",
     }
     left = {name for name, fate in fates.items() if fate == (False, False) and not re.search(apart, name)}
-    assert left == {"mlobs.outcome.store.pending"}, "keep their worker; is that right for a new one?"
+    assert left == {
+        "mlobs.outcome.store.pending",
+        "mlobs.feature_view.last_update",
+        "mlobs.performance.reliable",
+    }, "keep their worker; is that right for a new one?"
+
+
+def test_the_gateway_drops_nothing_that_a_rule_reads() -> None:
+    """Else its alerts would be silent for ever, and estimates that are not to be relied on be shown."""
+    text = (RECIPES / "collector-gateway" / "collector.yaml").read_text(encoding="utf-8").replace("\\\\.", "\\.")
+    (dropped,) = re.findall(r'IsMatch\(name, "(.+?)"\)', text)
+    rules = Alerts().rules() + drift_rules() + outcome_rules()
+    read = {metric.name for metric in semconv.METRICS if re.search(rf"\b{prometheus_name(metric)}\b", rules)}
+    assert read
+    assert not {name for name in read if re.search(dropped, name)}

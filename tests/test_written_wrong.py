@@ -23,6 +23,8 @@ from otel_mlobs.settings.times import seconds
         (".5m", 30.0),
         (90, 90.0),
         (0.5, 0.5),
+        ("9ms", 0.009),  # which 9 * 0.001 is not: an alert would look for a bound that no histogram has
+        ("1s 9ms", 1.009),
     ],
 )
 def test_a_duration_as_people_write_it(written: Any, expected: float) -> None:
@@ -31,7 +33,8 @@ def test_a_duration_as_people_write_it(written: Any, expected: float) -> None:
 
 
 @pytest.mark.parametrize(
-    "written", ["", " ", "90", "h", "30m1h", "1h1h", "1h30", "0s", "-1h", "1e400d", "9" * 400 + "d", "soon", True, None]
+    "written",
+    ["", " ", "90", "h", "30m1h", "1h1h", "1h30", "0s", "-1h", "1e400d", "9" * 400 + "d", 10**400, "soon", True, None],
 )
 def test_what_is_no_duration_is_refused(written: Any) -> None:
     """With the value and three that are."""

@@ -82,7 +82,9 @@ class Signature(AuthBase):
         try:
             found = self._session.get_credentials()
             frozen = found and found.get_frozen_credentials()
-        except BotoCoreError as error:
+        except (
+            Exception
+        ) as error:  # also STS' refusals, files and programs that are not there, answers that are no JSON
             raise ConfigurationError(f"AWS credentials cannot be had: {error}") from error
         if not frozen:
             raise ConfigurationError(

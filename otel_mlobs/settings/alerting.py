@@ -54,7 +54,7 @@ def alerting_of(file: TomlFile) -> Alerting:
 
 
 def _check(where: str, key: str, value: Any) -> None:
-    if not isinstance(value, str) or not value.strip() or any(sign in value for sign in "\r\n\0"):
+    if not isinstance(value, str) or not value.strip() or not value.isprintable():
         raise ConfigurationError(f"{where} must be a line of text")
     if key.endswith("_file") and ("://" in value or not value.startswith(("/", "."))):
         raise ConfigurationError(

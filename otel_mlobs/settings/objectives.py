@@ -27,6 +27,8 @@ _EVERYWHERE = ("latency", "latency_quantile", "errors", "errors_for", "traffic_f
 _OF_MODELS = ("drift_tolerance", "performance", "value_at_risk")
 _OF_VIEWS = ("freshness", "stale_share")
 _TABLES = ("models", "views")
+_LONGEST = 315_360_000.0
+"""Ten years: Prometheus knows no durations above 292 years, and whoever writes one means something else."""
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,8 @@ def objectives_of(file: TomlFile, **said: float) -> Objectives:
             where = ("objectives", kind, name)
             if not name.strip():
                 raise ConfigurationError(f"{file.where(*where)}: the name of a {kind[:-1]} must not be empty")
+            if not name.isprintable():  # YAML has no such signs, and PromQL no line breaks
+                raise ConfigurationError(f"{file.path}: the name of a {kind[:-1]} must be printable, got {name!r}")
             file.known(where, (*_EVERYWHERE, *keys))
             named[kind][name] = _objective(file, where, default)
     return Objectives(default, named["models"], named["views"])
@@ -147,9 +151,12 @@ def _one_of(file: TomlFile, where: tuple[str, ...], check: Any, value: Any) -> f
 
 def _duration(value: Any) -> float:
     try:
-        return seconds("", value)
+        found = seconds("", value)
     except ValueError:
         raise ValueError(f'must be a duration as "80ms", "15m" or a number of seconds, got {value!r}') from None
+    if found > _LONGEST:
+        raise ValueError(f"must be a duration of 10 years at most, got {value!r}")
+    return found
 
 
 def _whole_seconds(value: Any) -> float:
@@ -160,9 +167,14 @@ def _whole_seconds(value: Any) -> float:
 
 
 def _number(value: Any, what: str, fits: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or not fits(value):
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    try:
+        found = float(value) if is_number else math.nan
+    except OverflowError:
+        found = math.inf
+    if not math.isfinite(found) or not fits(found):
         raise ValueError(f"must be {what}, got {value!r}")
-    return float(value)
+    return found
 
 
 def _share(value: Any) -> float:
@@ -192,18 +204,28 @@ def _amount(currency: str, value: Any) -> float:
 
 
 def _text(value: Any) -> str:
-    if not isinstance(value, str) or any(sign in value for sign in "\r\n\0"):
+    if not isinstance(value, str) or not value.isprintable():
         raise ValueError(f"must be a line of text, got {value!r}")
     return value
 
 
 def _url(value: Any) -> str:
-    parts = urlsplit(value) if isinstance(value, str) else None
-    if parts is None or parts.scheme not in ("http", "https") or not parts.netloc or any(map(str.isspace, value)):
+    try:
+        parts = urlsplit(value) if isinstance(value, str) and value.isprintable() and " " not in value else None
+    except ValueError:  # [ without ]
+        parts = None
+    if parts is None or parts.scheme not in ("http", "https") or not parts.netloc:
         raise ValueError(f"must be a URL as https://grafana.example, got {value!r}")
     if parts.username or parts.password:
         raise ValueError("must not have a user or password in it: it is in every alert (the value is not shown)")
     return str(value).rstrip("/")
+
+
+def _base_url(value: Any) -> str:
+    found = _url(value)
+    if "?" in found or "#" in found:
+        raise ValueError(f"must be a URL that a path can be added to, without ? and #, got {value!r}")
+    return found
 
 
 _CHECKS: dict[str, Any] = {
@@ -217,6 +239,6 @@ _CHECKS: dict[str, Any] = {
     "drift_tolerance": _positive,
     "owner": _text,
     "runbooks": _url,
-    "dashboards": _url,
+    "dashboards": _base_url,
     "traces": _url,
 }

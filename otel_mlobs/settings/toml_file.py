@@ -66,7 +66,7 @@ def read(path: str, blame: str = "MLOBS_CONFIG") -> TomlFile:
         return TomlFile(path, tomllib.loads(text), _lines(text))
     except OSError as error:
         raise ConfigurationError(f"{blame}={path!r} cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, ValueError) as error:
+    except (tomllib.TOMLDecodeError, ValueError, RecursionError) as error:
         raise ConfigurationError(f"{path} is not valid TOML: {error}") from error
 
 

@@ -70,6 +70,8 @@ class LocalTrace(TraceState):
         """The decision, written once; who reads anything but None may rely on ``reason``."""
         self.reason: str | None = None
         self.odd_input = self.drifts = False
+        self.allowed_ns = 0.0
+        """The longest objective that an operation in it has of its own."""
         self.spans: list[ReadableSpan] = []
         self.held_since = 0.0
 
@@ -278,7 +280,10 @@ class TailProcessor(SpanProcessor):
             error_type = attributes.get(semconv.ERROR_TYPE, semconv.CANCELLED)
             if span.status.status_code is StatusCode.ERROR or error_type != semconv.CANCELLED:
                 return FAILED
-            if (span.end_time or 0) - (span.start_time or 0) > self._slow_ns_of(attributes):
+            slow_ns = self._slow_ns_of(local, attributes)
+            if operation is None:  # a request may take as long as what is in it
+                slow_ns = max(slow_ns, local.allowed_ns)
+            if (span.end_time or 0) - (span.start_time or 0) > slow_ns:
                 return SLOW
         if operation == semconv.PREDICTION:
             if attributes.get(semconv.DRIFT_STATUS) == "drift":
@@ -288,14 +293,16 @@ class TailProcessor(SpanProcessor):
                     local.odd_input = True
         return None
 
-    def _slow_ns_of(self, attributes: Any) -> float:
+    def _slow_ns_of(self, local: LocalTrace, attributes: Any) -> float:
         """How long is slow: by the objective of the view or model, where it has one of its own."""
         named = objectives.current()
         for own, key in ((named.views, semconv.FEATURE_VIEW_NAME), (named.models, semconv.MODEL_NAME)):
             if own:
                 objective = own.get(attributes.get(key))
                 if objective is not None:
-                    return objective.latency * 1e9
+                    found = objective.latency * 1e9
+                    local.allowed_ns = max(local.allowed_ns, found)
+                    return found
         return self._slow_ns
 
     def _decide_by_predictions(self, local: LocalTrace, otherwise: str | None = None) -> None:
@@ -369,7 +376,7 @@ class TailProcessor(SpanProcessor):
 
     def _decide_early(self, local: LocalTrace, why_not: str) -> None:
         """Decide before the local root has ended: it is slow if it has run for that long."""
-        if self._clock() - local.began > self._slow:
+        if self._clock() - local.began > max(self._slow, local.allowed_ns / 1e9):
             self._decide(local, SLOW)
         else:
             self._decide_by_predictions(local, why_not)

@@ -37,6 +37,7 @@ from otel_mlobs.tools.dashboard_queries import (
     series,
     shown,
 )
+from otel_mlobs.tools.rules import written_milliseconds
 
 if TYPE_CHECKING:
     from otel_mlobs.tools.dashboard_parts import Context
@@ -141,7 +142,7 @@ def _durations(context: Context) -> list[Panel]:
 def _traces(context: Context) -> list[Panel]:
     objective = context.objectives.default
     drift = semconv.DRIFT_STATUS
-    slow = f"{objective.latency * 1e3:g}ms"
+    slow = written_milliseconds(objective.latency)
     of_service = 'resource.service.name = "$service"'
     an_operation = f"span.{semconv.OPERATION_NAME} != nil"
     asked = (

@@ -9,7 +9,7 @@ from otel_mlobs import semconv
 from otel_mlobs.tools.dashboard_json import Query
 from otel_mlobs.tools.drift_rules import ALARM_WINDOWS, drift_rules
 from otel_mlobs.tools.outcome_rules import outcome_rules
-from otel_mlobs.tools.rules import prometheus_name, write_duration
+from otel_mlobs.tools.rules import bound_texts, prometheus_name, write_duration
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -95,12 +95,12 @@ def buckets(histogram: semconv.Metric, *matchers: str) -> Query:
 def beyond(bound: float, histogram: semconv.Metric, labels: Iterable[str], *matchers: str) -> str:
     """The share of observations above ``bound``: exact where it is a bucket's bound, as objectives are."""
     kept = [*labels]
-    number = re.escape(f"{bound:.15g}") + r"(\.0)?"  # a whole number is 1 over OTLP and 1.0 when scraped
-    at = f"le=~{quoted(number)}"
+    texts = bound_texts(bound)
+    at = like("le", "|".join(map(re.escape, texts)))
     below = by("sum", kept, f"rate({series(histogram, *matchers, at, suffix='_bucket')}[{RATE}])")
     everything = by("sum", kept, f"rate({series(histogram, *matchers, suffix='_count')}[{RATE}])")
     native = by("sum", kept, f"rate({series(histogram, *matchers)}[{RATE}])")
-    return f"1 - {below} / ({everything} > 0)\nor\n1 - histogram_fraction(0, {bound:.15g}, {native})"
+    return f"1 - {below} / ({everything} > 0)\nor\n1 - histogram_fraction(0, {texts[0]}, {native})"
 
 
 def ratio(part: str, whole: str) -> str:

@@ -7,6 +7,7 @@ import math
 import re
 import textwrap
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import TYPE_CHECKING
 
 from otel_mlobs.semconv import Attribute, Metric
@@ -77,6 +78,24 @@ def write_duration(seconds: float) -> str:
             words.append(f"{rest // size}{unit}")
             rest %= size
     return "".join(words)
+
+
+def written_milliseconds(seconds: float) -> str:
+    """``seconds`` as Jaeger and Tempo read a duration, without an exponent: ``80ms``."""
+    return f"{Decimal(f'{1000 * seconds:.6g}'):f}ms"
+
+
+def bound_texts(bound: float) -> tuple[str, ...]:
+    """What Prometheus has as ``le`` of a bound above 0, every digit: over OTLP, and from a scrape where it differs.
+
+    Source: Go's ``strconv.FormatFloat`` with ``f`` over OTLP; ``FormatOpenMetricsFloat``, with ``g``, when scraped.
+    """
+    exact = Decimal(repr(float(bound))).normalize()
+    over_otlp = f"{exact:f}"
+    scraped = over_otlp if "." in over_otlp else f"{over_otlp}.0"
+    if not -4 <= exact.adjusted() < 6:
+        scraped = f"{bound:.{len(exact.as_tuple().digits) - 1}e}"
+    return tuple(dict.fromkeys((over_otlp, scraped)))
 
 
 @dataclass(frozen=True)

@@ -108,7 +108,7 @@ def _text(options: argparse.Namespace, which: str) -> str:
 
     by = label_names(options.by)
     if which == "alertmanager":
-        return alertmanager(_path(options))
+        return alertmanager(_path(options), by=by)
     windows: dict[str, Any] = {
         name: parse_duration(text)
         for name in ("window", "interval", "drift_window", "outcome_window")

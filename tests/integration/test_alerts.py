@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import yaml
 from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
@@ -19,6 +20,7 @@ from opentelemetry.sdk.resources import Resource
 from otel_mlobs.settings.objectives import Objective, Objectives
 from otel_mlobs.tools.alerts import Alerts
 from otel_mlobs.tools.alerts.routes import alertmanager as routes
+from otel_mlobs.tools.rules import bound_texts
 
 from .alertmanager import to_webhook
 from .backends import wait_until
@@ -55,6 +57,21 @@ def test_promtool_has_nothing_to_say(promtool: Path, tmp_path: Path, objectives:
     """No error, no duplicate, and PromQL that parses."""
     (tmp_path / FILE).write_text(Alerts(objectives).rules())
     _run(promtool, "check", "rules", "--lint=all", "--lint-fatal", tmp_path / FILE)
+
+
+def test_names_are_taken_as_they_are(promtool: Path, tmp_path: Path) -> None:
+    """Labels and links are templates to Prometheus: {{ in a name, an owner or a URL is no action, and it is written so.
+
+    A model and a view of one name have alerts that can be told apart.
+    """
+    name = 'a "b" \\ {{ c }} $labels ^.*+?()|[]{}\u00e4\U0001f600'
+    odd = replace(DEFAULT, owner="{{ us", runbooks="https://wiki.example/{{x}}")
+    alerts = Alerts(Objectives(default=odd, models={name: odd}, views={name: odd}))
+    (tmp_path / FILE).write_text(alerts.rules())
+    (tmp_path / "tests.yml").write_text(alerts.tests(FILE))
+    _run(promtool, "check", "rules", "--lint=all", "--lint-fatal", tmp_path / FILE)
+    which = f"^ModelMissing.*{re.escape(name)}"
+    assert "SUCCESS" in _run(promtool, "test", "rules", "--run", which, tmp_path / "tests.yml")
 
 
 def test_every_alert_fires_when_it_must_and_only_then(promtool: Path, tmp_path: Path) -> None:
@@ -140,6 +157,28 @@ def test_amtool_takes_the_routes(amtool: Path, tmp_path: Path) -> None:
         _run(amtool, "config", "routes", "test", f"--config.file={path}", f"--verify.receivers={receiver}", *labels)
 
 
+def test_a_message_says_what_it_is_about(amtool: Path, tmp_path: Path) -> None:
+    """Its title is that of an alert that fires, also where several differ, and says so when all have ended."""
+    slack = yaml.safe_load(routes())["receivers"][0]["slack_configs"][0]
+
+    def rendered(template: str, *states: str) -> str:
+        alerts = [
+            {"status": state, "annotations": {"summary": f"feature {number} has drifted", "description": "By much."}}
+            for number, state in enumerate(states)
+        ]
+        status = "firing" if "firing" in states else "resolved"
+        data = {"status": status, "alerts": alerts, "commonAnnotations": {"description": "By much."}}
+        (tmp_path / "data.json").write_text(json.dumps(data))
+        options = [f"--template.text={template}", f"--template.data={tmp_path / 'data.json'}"]
+        return _run(amtool, "template", "render", "--template.glob=", *options).strip()
+
+    assert rendered(slack["title"], "firing") == "feature 0 has drifted"
+    assert rendered(slack["title"], "resolved", "firing", "firing") == "feature 1 has drifted (2 in all)"
+    assert rendered(slack["title"], "resolved") == "Resolved: feature 0 has drifted"
+    assert rendered(slack["text"], "resolved", "firing") == "feature 1 has drifted: By much."
+    assert len(rendered(slack["text"], "resolved", "resolved").splitlines()) == 2
+
+
 def test_native_histograms_are_read_too(prometheus_with_rules: Callable[..., Prometheus]) -> None:
     """Of a service whose durations are exponential, as OpenTelemetry has it, the share of slow ones is recorded."""
     rules = re.sub(r"\[\d+[mhd]\]", "[1m]", Alerts(interval=1.0).rules()).replace("interval: 2m", "interval: 1h")
@@ -165,8 +204,25 @@ def test_native_histograms_are_read_too(prometheus_with_rules: Callable[..., Pro
     assert not prometheus.ask("mlobs_operation_duration_seconds_bucket")
 
 
+def test_a_bound_is_written_as_prometheus_writes_it(prometheus: Prometheus) -> None:
+    """Else an alert would look for a bucket that is not there: also of a very short, long or crooked objective."""
+    bounds = [1e-5, 0.009, 0.1 + 0.2, 1.0, 1e6, 1234567.5, 1e22]
+    reader = PeriodicExportingMetricReader(OTLPMetricExporter(f"{prometheus.otlp}/v1/metrics"), 3_600_000)
+    provider = MeterProvider([reader], Resource({"service.name": "bounds"}), shutdown_on_exit=False)
+    histogram = provider.get_meter("bounds").create_histogram(
+        "crooked", "s", explicit_bucket_boundaries_advisory=bounds
+    )
+    histogram.record(0.5)
+    provider.shutdown()
+    written = {labels["le"] for labels, _ in prometheus.ask('crooked_seconds_bucket{job="bounds"}')}
+    assert written == {bound_texts(bound)[0] for bound in bounds} | {"+Inf"}
+
+
 def test_what_silences_what(alertmanager: Callable[[str], Alertmanager], webhook: Webhook, tmp_path: Path) -> None:
-    """Stale features silence drift of the same service, critical silences lower, and other services are still heard."""
+    """Stale features silence drift of the same service, critical silences lower, and other services are still heard.
+
+    Also where the alert is on something that no service reports, and so has no job.
+    """
     server = alertmanager(
         re.sub(r"(group_wait|group_interval): \w+", r"\1: 1s", to_webhook(routes(), webhook, tmp_path))
     )
@@ -177,6 +233,8 @@ def test_what_silences_what(alertmanager: Callable[[str], Alertmanager], webhook
         ("OperationSlow", "low", "system", "shop"),
         ("FeatureDrift", "low", "model", "bank"),
         ("OperationErrors", "high", "system", "bank"),
+        ("FeatureViewMissing", "critical", "data", ""),
+        ("ModelMissing", "high", "system", ""),
     ]
     server.send(
         [
@@ -193,15 +251,20 @@ def test_what_silences_what(alertmanager: Callable[[str], Alertmanager], webhook
         ]
     )
     wait_until("waiting for all of them", lambda: len(server.alerts()) == len(alerts))
+    expected = {
+        ("FeatureViewStale", "shop"),
+        ("OperationErrors", "bank"),
+        ("FeatureViewMissing", ""),
+        ("ModelMissing", ""),
+    }
 
     def heard() -> bool:
-        return {(each["labels"]["alertname"], each["labels"]["job"]) for each in webhook.sent()} == {
-            ("FeatureViewStale", "shop"), ("OperationErrors", "bank"),
-        }  # fmt: skip
+        return {(each["labels"]["alertname"], each["labels"].get("job", "")) for each in webhook.sent()} == expected
 
     wait_until("waiting for those that are not silenced", heard)
-    states = {(each["labels"]["alertname"], each["labels"]["job"]): each["status"]["state"] for each in server.alerts()}
-    assert [key for key, state in sorted(states.items()) if state == "active"] == [
-        ("FeatureViewStale", "shop"), ("OperationErrors", "bank"),
-    ]  # fmt: skip
+    states = {
+        (each["labels"]["alertname"], each["labels"].get("job", "")): each["status"]["state"]
+        for each in server.alerts()
+    }
+    assert {key for key, state in states.items() if state == "active"} == expected
     assert len(states) == len(alerts)

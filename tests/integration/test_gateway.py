@@ -323,13 +323,18 @@ def test_what_cannot_be_added_up_keeps_its_worker_or_is_dropped(
     """Readings of two workers stay apart, what both read off one profile is one series, drift of one window is gone."""
     prometheus = recipe_prometheus()
     collector = gateway(PROMETHEUS=prometheus.url, JAEGER=NOWHERE)
+    apart = (
+        "pool.size",
+        "mlobs.feature_view.last_update",
+        "mlobs.performance.reliable",
+    )
     with Poster(collector.http) as post:
         for worker in (1, 2):
             request = a_count({"service.name": "apart", "service.instance.id": f"worker-{worker}"}, "a", worker)
             metrics = request.resource_metrics[0].scope_metrics[0].metrics
             metrics.add().CopyFrom(metrics[0])
             metrics[1].name = "system.network.io"
-            for name in ("hw.gpu.utilization", "mlobs.profile.rows", "mlobs.drift.evidence", "pool.size"):
+            for name in ("hw.gpu.utilization", "mlobs.profile.rows", "mlobs.drift.evidence", *apart):
                 point = metrics.add(name=name).gauge.data_points.add(as_double=float(worker))
                 point.time_unix_nano = time.time_ns()
             assert post("/v1/metrics", request.SerializeToString()) == 200
@@ -343,6 +348,6 @@ def test_what_cannot_be_added_up_keeps_its_worker_or_is_dropped(
         "rows_total": {(None, 3.0)},
         "system_network_io_total": each,
         "hw_gpu_utilization": each,
-        "pool_size": each,
+        **{name.replace(".", "_"): each for name in apart},
         "mlobs_profile_rows": {(None, 2.0)},
     }

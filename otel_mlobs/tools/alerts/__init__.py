@@ -13,9 +13,9 @@ from otel_mlobs.settings.objectives import Objectives
 from otel_mlobs.tools.alerts.definitions import scopes_of
 from otel_mlobs.tools.alerts.features import Features
 from otel_mlobs.tools.alerts.models import Models
-from otel_mlobs.tools.alerts.operations import LONG_WINDOWS, WINDOWS, Operations
+from otel_mlobs.tools.alerts.operations import ERROR_WINDOW, LONG_WINDOWS, WINDOWS, Operations
 from otel_mlobs.tools.alerts.resources import resource_alerts
-from otel_mlobs.tools.rules import Group, rule_file, write_duration
+from otel_mlobs.tools.rules import Group, parse_duration, rule_file, write_duration
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -27,6 +27,8 @@ _MOST_RULES = 20
 """In a group: what Mimir takes by default."""
 _RARELY = "2m"
 _INTERVAL = 30.0
+_RAREST = parse_duration(ERROR_WINDOW)
+"""More rarely, failures between two evaluations are in no window, and what is recorded is too old to be read."""
 _EVALUATION = 60.0
 """Seconds between evaluations in the unit tests, which all groups have there."""
 _HEADER = """\
@@ -49,7 +51,7 @@ class Alerts:
         drift_window: that of the rules for drift, in seconds.
         outcome_window: that of the rules for outcomes, in seconds.
 
-    Durations are whole seconds; others raise ``ValueError``.
+    Durations are whole seconds, ``interval`` at most two minutes; others raise ``ValueError``.
     """
 
     def __init__(
@@ -63,6 +65,10 @@ class Alerts:
     ) -> None:
         if not (1 <= interval < math.inf and interval == int(interval)):
             raise ValueError(f"interval must be whole seconds above 0, got {interval:g}")
+        if interval > _RAREST:
+            raise ValueError(
+                f"interval must be at most {_RAREST:g} s, the shortest window of the alerts, got {interval:g}"
+            )
         self._interval = write_duration(interval)
         self._scopes = list(scopes_of(objectives or Objectives()))
         self._operations = Operations(by)

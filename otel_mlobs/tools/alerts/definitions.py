@@ -71,17 +71,19 @@ class Scope:
     @property
     def labels(self) -> dict[str, str]:
         """What tells rules of one name apart."""
+        if self.views and self.views[0] in self.named_models:
+            return {"objective": f"view {self.views[0]}"}
         return {} if self.is_default else {"objective": ", ".join((*self.models, *self.views))}
 
     @property
     def of_model(self) -> str:
         """Matchers of series that are a model's."""
-        return _matcher(MODEL_NAME, "=~", self.models) if self.models else self._other_models
+        return one_of(MODEL_NAME, self.models) if self.models else self._other_models
 
     @property
     def of_view(self) -> str:
         """Matchers of series that are a view's."""
-        return _matcher(VIEW, "=~", self.views) if self.views else self._other_views
+        return one_of(VIEW, self.views) if self.views else self._other_views
 
     @property
     def of_operation(self) -> str:
@@ -92,11 +94,11 @@ class Scope:
 
     @property
     def _other_models(self) -> str:
-        return _matcher(MODEL_NAME, "!~", self.named_models) if self.named_models else ""
+        return one_of(MODEL_NAME, self.named_models, "!~") if self.named_models else ""
 
     @property
     def _other_views(self) -> str:
-        return _matcher(VIEW, "!~", self.named_views) if self.named_views else ""
+        return one_of(VIEW, self.named_views, "!~") if self.named_views else ""
 
     @property
     def example(self) -> dict[str, str]:
@@ -128,7 +130,8 @@ def scopes_of(objectives: Objectives) -> Iterator[Scope]:
             )
 
 
-def _matcher(name: str, sign: str, values: Sequence[str]) -> str:
+def one_of(name: str, values: Sequence[str], sign: str = "=~") -> str:
+    """A matcher of series whose label is one of the values; of none of them with ``!~``."""
     escaped = "|".join(re.sub(r"([\\.+*?()|\[\]{}^$])", r"\\\1", value) for value in values)
     return f"{name}{sign}{json.dumps(escaped, ensure_ascii=False)}"
 
@@ -178,19 +181,25 @@ class Definition:
     def rule(self) -> Alert:
         """The rule, with who is told and where there is more."""
         objective = self.objective
-        labels = {"severity": self.severity, "cause": self.cause, **self.labels}
+        labels = {"severity": self.severity, "cause": self.cause}
+        labels |= {name: _literal(text) for name, text in self.labels.items()}
         if objective.owner:
-            labels["owner"] = objective.owner
+            labels["owner"] = _literal(objective.owner)
         annotations = {"summary": self.summary, "description": self.description}
         if objective.runbooks:
             url = objective.runbooks
             named = url.replace("{alert}", self.name) if "{alert}" in url else f"{url}/{self.name}"
-            annotations["runbook_url"] = named
+            annotations["runbook_url"] = _literal(named)
         if objective.dashboards and self.dashboard:
-            annotations["dashboard_url"] = f"{objective.dashboards}/d/{self.dashboard}"
+            annotations["dashboard_url"] = f"{_literal(objective.dashboards)}/d/{self.dashboard}"
         if objective.traces and self.traces:
-            annotations["traces_url"] = f"{objective.traces}/{self.traces}"
+            annotations["traces_url"] = f"{_literal(objective.traces)}/{self.traces}"
         return Alert(self.name, self.expr, self.comment, self.hold, self.keep, labels, annotations)
+
+
+def _literal(text: str) -> str:
+    """``text`` as a template that says just that: labels and annotations are templates to Prometheus."""
+    return text.replace("{{", '{{ "{{" }}')
 
 
 def link(dashboard: str, **variables: str) -> str:

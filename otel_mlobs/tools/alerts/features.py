@@ -105,7 +105,7 @@ class Features:
             "FeatureViewStale",
             CRITICAL,
             DATA,
-            f"{stale}\n/ ({self._increase(AGED, of)} > 0) > {allowed:.6g}\nand\n{stale} >= {LEAST_EVENTS}",
+            f"{stale}\n/ ({self._increase(AGED, of)} > 0) > {allowed:.12g}\nand\n{stale} >= {LEAST_EVENTS}",
             f"the features from {_VIEW} are stale",
             f"{SHARE} of the entities that were looked up in the last ten minutes had features "
             f"older than the view's objective; {percent(allowed)} may.",
@@ -193,11 +193,11 @@ class Features:
             CRITICAL,
             DATA,
             f"{sum_by(self._view, f'rate({LOOKUPS}{of}[5m])')} == 0\n"
-            f"and\n{sum_by(self._view, f'increase({LOOKUPS}{of}[1h] offset 10m)')} / 12 >= {floor:g}\n"
+            f"and\n{sum_by(self._view, f'increase({LOOKUPS}{of}[1h] offset 10m)')} / 12 >= {floor:.12g}\n"
             f"and on ({by})\n{others} > 0",
             f"{_VIEW} is no longer read, and predictions go on",
             "None was looked up in the last five minutes, and over the hour before that "
-            f"{floor:g} or more in every five minutes.",
+            f"{floor:.12g} or more in every five minutes.",
             "The service goes on without its features: with defaults, or with none.",
             scope.objective,
             hold=300.0,

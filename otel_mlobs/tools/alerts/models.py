@@ -90,13 +90,13 @@ class Models:
             "FeatureDrift" if feature else "PredictionDrift",
             LOW,
             MODEL,
-            f"{psi}{of} > {tolerance:g}\nand\n(\n"
+            f"{psi}{of} > {tolerance:.12g}\nand\n(\n"
             f"  {evidence}{of}\n  >= ignoring ({name}) group_left ()\n  {threshold}{of}\n)",
             f"{{{{ $labels.{name} }}}} of {_MODEL} has drifted"
             if feature
             else f"what {_MODEL} predicts has drifted: {{{{ $labels.{name} }}}}",
             f"A PSI of {NUMBER} against the training data over {self._drift}, which is not chance; "
-            f"{tolerance:g} would not matter.",
+            f"{tolerance:.12g} would not matter.",
             "Material and certain: the shift is above the tolerance, and the alarm's evidence above its threshold.",
             scope.objective,
             hold=600.0,
@@ -134,10 +134,10 @@ class Models:
             "PerformanceBelowObjective",
             HIGH,
             MODEL,
-            f"{name}{which} {worse} {floor:g}",
+            f"{name}{which} {worse} {floor:.12g}",
             f"{_MODEL} is not as right as it must be: {{{{ $labels.{METRIC} }}}}",
             f"{{{{ $labels.{METRIC} }}}} of the labels of the last {self._outcomes} is at best {NUMBER}; the "
-            f"objective is {floor:g}.{certain}",
+            f"objective is {floor:.12g}.{certain}",
             "Measured, by labels that came. They are of predictions that were made earlier.",
             scope.objective,
             hold=600.0,
@@ -164,10 +164,10 @@ class Models:
             "EstimatedPerformanceBelowObjective",
             LOW,
             MODEL,
-            f"{name}{which} {worse} {floor:g}",
+            f"{name}{which} {worse} {floor:.12g}",
             f"{_MODEL} is probably not as right as it must be: {{{{ $labels.{METRIC} }}}}",
             f"{{{{ $labels.{METRIC} }}}} of the predictions of the last {self._outcomes} is expected to be "
-            f"{NUMBER}; the objective is {floor:g}. An estimate: no label has been seen.",
+            f"{NUMBER}; the objective is {floor:.12g}. An estimate: no label has been seen.",
             "It rests on calibration, and knows nothing of a world in which the same inputs mean something else.",
             scope.objective,
             hold=HOUR,

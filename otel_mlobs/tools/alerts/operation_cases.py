@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from otel_mlobs import semconv
 from otel_mlobs.tools.alerts.definitions import LEAST_EVENTS, STEP, VERSION, Case, counter, gauge, series
-from otel_mlobs.tools.rules import parse_duration, prometheus_name
+from otel_mlobs.tools.rules import bound_texts, parse_duration, prometheus_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -34,7 +34,7 @@ def _latencies(scope: Scope, *phases: Phases) -> tuple[tuple[str, str], ...]:
         found += [
             (series(f"{DURATION}_count", labels), every),
             (series(f"{DURATION}_bucket", labels, le="+Inf"), every),
-            (series(f"{DURATION}_bucket", labels, le=f"{scope.objective.latency:.12g}"), good),
+            (series(f"{DURATION}_bucket", labels, le=bound_texts(scope.objective.latency)[0]), good),
         ]
     return tuple(found)
 
@@ -71,12 +71,15 @@ def slow(scope: Scope) -> Iterator[Case]:
         lasts=3 * HOUR,
     )
     yield Case("just as slow as it may be", _latencies(scope, (HOUR, busy, 0.98 * allowed)))
-    also = {**scope.example, "instance": "three"}
-    unmeasured = (
-        (series(f"{DURATION}_count", also), counter((HOUR, busy))),
-        (series(f"{DURATION}_bucket", also, le="17.5"), counter((HOUR, busy))),
+    older = {**scope.example, "instance": "three"}
+    yield Case(
+        "some workers do not have its bound yet",
+        (
+            *_latencies(scope, (HOUR, busy, 0.0)),
+            (series(f"{DURATION}_count", older), counter((HOUR, busy))),
+            (series(f"{DURATION}_bucket", older, le="+Inf"), counter((HOUR, busy))),
+        ),
     )
-    yield Case("a process has no such bound", (*_latencies(scope, (HOUR, busy, 0.0)), *unmeasured))
     if floor:
         yield Case("slow, with too little traffic to tell", _latencies(scope, (HOUR, 0.9 * floor / 300, bad)))
     yield NOTHING
@@ -90,7 +93,7 @@ def not_measured(scope: Scope) -> Iterator[Case]:
     one, another = {**scope.example, "instance": "one"}, {**scope.example, "instance": "another"}
     mixed = (
         *((series(f"{DURATION}_count", labels), counter((HOUR, 1.0))) for labels in (one, another)),
-        (series(f"{DURATION}_bucket", one, le=f"{scope.objective.latency:.12g}"), counter((HOUR, 1.0))),
+        (series(f"{DURATION}_bucket", one, le=bound_texts(scope.objective.latency)[0]), counter((HOUR, 1.0))),
         (series(f"{DURATION}_bucket", another, le="17.5"), counter((HOUR, 1.0))),
     )
     yield Case("one process has none", mixed, fires=900.0)

@@ -21,11 +21,12 @@ from otel_mlobs.tools.alerts.definitions import (
     equals,
     link,
     milliseconds,
+    one_of,
     percent,
     selector,
     sum_by,
 )
-from otel_mlobs.tools.rules import Rule, prometheus_name
+from otel_mlobs.tools.rules import Rule, bound_texts, prometheus_name, written_milliseconds
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -63,8 +64,8 @@ _FAILED = f"search?service={_SERVICE}&tags=%7B%22error%22%3A%22true%22%7D"
 
 def bound_matcher(seconds: float) -> str:
     """The bucket of a bound, as OTLP and as a scrape write it: ``1`` and ``1.0``."""
-    text = f"{seconds:.12g}"
-    return f'le="{text}"' if "." in text or "e" in text else f'le=~"{text}|{text}\\\\.0"'
+    first, *others = bound_texts(seconds)
+    return one_of("le", (first, *others)) if others else equals("le", first)
 
 
 def rate(window: str) -> str:
@@ -115,15 +116,15 @@ class Operations:
 
     def _slow(self, scope: Scope, window: str) -> str:
         latency, of = scope.objective.latency, scope.of_operation
-        bucket = selector(bound_matcher(latency), of)
-        good = sum_by(self._labels, f"rate({DURATION}_bucket{bucket}[{window}])")
-        # of those that have the bound: while a new one is rolled out, some have and some have not
-        counted, bounded = f"{DURATION}_count{selector(of)}", f"{DURATION}_bucket{bucket}"
-        every = sum_by(self._labels, f"rate({counted}[{window}]) and ignoring (le) rate({bounded}[{window}])")
+        bucket, bound = selector(bound_matcher(latency), of), bound_texts(latency)[0]
+        measured = f"rate({DURATION}_bucket{bucket}[{window}])"
+        good = sum_by(self._labels, measured)
+        # Of those that have the bound: else all of a worker that was started before the objective was set would be slow
+        every = sum_by(self._labels, f"rate({DURATION}_count{selector(of)}[{window}]) and ignoring (le) {measured}")
         native = sum_by(self._labels, f"rate({DURATION}{selector(of)}[{window}])")
         return (
             "clamp_min(\n  1 - (\n"
-            f"    {good}\n    / ({every} > 0)\n    or\n    histogram_fraction(-Inf, {latency:.12g}, {native})\n"
+            f"    {good}\n    / ({every} > 0)\n    or\n    histogram_fraction(-Inf, {bound}, {native})\n"
             "  ),\n  0\n)"
         )
 
@@ -158,8 +159,8 @@ class Operations:
             "OperationSlow",
             LOW,
             SYSTEM,
-            f"{slow('5m')}{of} > {allowed:.6g}\n"
-            f"and\n{rate('5m')}{of} * {FLOOR_WINDOW:g} >= {objective.traffic_floor:g}",
+            f"{slow('5m')}{of} > {allowed:.12g}\n"
+            f"and\n{rate('5m')}{of} * {FLOOR_WINDOW:g} >= {objective.traffic_floor:.12g}",
             f"p{100 * objective.latency_quantile:.6g} of {WHO} is over {milliseconds(objective.latency)}",
             f"{SHARE} of the operations of the last five minutes took longer than "
             f"{milliseconds(objective.latency)}; {percent(allowed)} may.",
@@ -183,8 +184,8 @@ class Operations:
                 f"LatencyBudgetBurn{suffix}",
                 LOW,
                 SYSTEM,
-                f"{slow(long)}{of} > {share:.6g}\nand\n{slow(short)}{of} > {share:.6g}\n"
-                f"and\n{rate(short)}{of} * {FLOOR_WINDOW:g} >= {objective.traffic_floor:g}",
+                f"{slow(long)}{of} > {share:.12g}\nand\n{slow(short)}{of} > {share:.12g}\n"
+                f"and\n{rate(short)}{of} * {FLOOR_WINDOW:g} >= {objective.traffic_floor:.12g}",
                 f"{WHO} uses up its latency budget {factor:g} times as fast as it may",
                 f"{SHARE} of the operations of the last {long} took longer than "
                 f"{milliseconds(objective.latency)}, and of the last {short} as many.",
@@ -223,7 +224,7 @@ class Operations:
             "OperationErrors",
             HIGH,
             SYSTEM,
-            f"{errors(ERROR_WINDOW)}{of} > {objective.errors:.6g}\n"
+            f"{errors(ERROR_WINDOW)}{of} > {objective.errors:.12g}\n"
             f"and\n{sum_by(self._labels, f'increase({ERRORS}{of}[10m])')} >= {LEAST_EVENTS}",
             f"{WHO} fails",
             f"{SHARE} of the operations failed in the last two minutes; {percent(objective.errors)} may.",
@@ -247,7 +248,7 @@ class Operations:
                 f"ErrorBudgetBurn{suffix}",
                 LOW if suffix else HIGH,
                 SYSTEM,
-                f"{errors(long)}{of} > {share:.6g}\nand\n{errors(short)}{of} > {share:.6g}\n"
+                f"{errors(long)}{of} > {share:.12g}\nand\n{errors(short)}{of} > {share:.12g}\n"
                 f"and\n{sum_by(self._labels, f'increase({ERRORS}{of}[{short}])')} >= {LEAST_EVENTS}",
                 f"{WHO} uses up its error budget {factor:g} times as fast as it may",
                 f"{SHARE} of the operations of the last {long} failed, and of the last "
@@ -269,11 +270,11 @@ class Operations:
             "OperationSilent",
             HIGH,
             SYSTEM,
-            f"sum without ({VERSION}) ({rate('1h')}{of} offset 10m) * {FLOOR_WINDOW:g} >= {floor:g}\n"
+            f"sum without ({VERSION}) ({rate('1h')}{of} offset 10m) * {FLOOR_WINDOW:g} >= {floor:.12g}\n"
             f"unless\nsum without ({VERSION}) ({rate('5m')}{of}) > 0\nand\ngroup by ({known}) ({ERRORS}{of})",
             f"{WHO} is no longer called",
             "There was none in the last five minutes, and over the hour before that "
-            f"{floor:g} or more in every five minutes.",
+            f"{floor:.12g} or more in every five minutes.",
             "The process reports, and no version does any longer what it did. Ends by itself after about an hour.",
             scope.objective,
             hold=300.0,
@@ -317,4 +318,4 @@ class Operations:
 
 
 def _slow_traces(latency: float) -> str:
-    return f"search?service={_SERVICE}&minDuration={1000 * latency:.6g}ms"
+    return f"search?service={_SERVICE}&minDuration={written_milliseconds(latency)}"

@@ -9,7 +9,7 @@ from otel_mlobs.settings.alerting import Alerting, load_alerting
 from otel_mlobs.tools.alerts.definitions import CRITICAL, DATA, HIGH, LOW, MODEL_NAME
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 RECEIVERS = {LOW: "slack", HIGH: "pagerduty", CRITICAL: "page"}
 """Who gets a severity."""
@@ -21,38 +21,34 @@ _BEGIN = f"""\
 # Made by `otel-mlobs rules --alertmanager`. Secrets are in files that Alertmanager reads: none is here.
 route:
   receiver: {RECEIVERS[LOW]}
-  group_by: [alertname, job, {MODEL_NAME}]
 """
-_INHIBIT = f"""\
-inhibit_rules:
-  # who is fed with stale features sees them drift: the cause is known
-  - source_matchers: ['severity="{CRITICAL}"', 'cause="{DATA}"', 'job!=""']
-    target_matchers: ['alertname=~"{_DRIFT}"']
-    equal: [job]
-  # somebody is at it already; to Alertmanager two alerts without a job are of the same job, hence the matchers
-  - source_matchers: ['severity="{CRITICAL}"', 'job!=""']
-    target_matchers: ['severity=~"{LOW}|{HIGH}"']
-    equal: [job]
-  - source_matchers: ['severity="{HIGH}"', 'job!=""', '{MODEL_NAME}!=""']
-    target_matchers: ['severity="{LOW}"']
-    equal: [job, {MODEL_NAME}]
-"""
-_TITLE = "{{ .CommonAnnotations.summary }}{{ if gt (len .Alerts) 1 }} (and {{ len .Alerts }} in all){{ end }}"
+_TOLD = "{{ $told := .Alerts }}{{ if .Alerts.Firing }}{{ $told = .Alerts.Firing }}{{ end }}"
+"""Those that fire, if any still does: a message on a group also has those of it that have ended."""
+_TITLE = (
+    '{{ if eq .Status "resolved" }}Resolved: {{ end }}'
+    f"{_TOLD}{{{{ (index $told 0).Annotations.summary }}}}"
+    "{{ if gt (len $told) 1 }} ({{ len $told }} in all){{ end }}"
+)
 _TEXT = (
-    "{{ range .Alerts }}{{ .Annotations.summary }}: {{ .Annotations.description }}"
+    f"{_TOLD}{{{{ range $told }}}}{{{{ .Annotations.summary }}}}: {{{{ .Annotations.description }}}}"
     "{{ with .Annotations.runbook_url }} Runbook: {{ . }}{{ end }}"
     "{{ with .Annotations.dashboard_url }} Dashboard: {{ . }}{{ end }}"
     "{{ with .Annotations.traces_url }} Traces: {{ . }}{{ end }}\n{{ end }}"
 )
 
 
-def alertmanager(path: str | None = None, alerting: Alerting | None = None) -> str:
-    """Alertmanager's configuration as YAML, by the ``[alerting]`` of the file at ``path``."""
-    return "\n".join(_lines(alerting or load_alerting(path))) + "\n"
+def alertmanager(path: str | None = None, alerting: Alerting | None = None, *, by: Sequence[str] = ("job",)) -> str:
+    """Alertmanager's configuration as YAML, by the ``[alerting]`` of the file at ``path``.
+
+    ``by`` are the labels that tell fleets apart; an alert silences none of another fleet, and none at all where it
+    does not say of which it is.
+    """
+    return "\n".join(_lines(alerting or load_alerting(path), by)) + "\n"
 
 
-def _lines(alerting: Alerting) -> Iterator[str]:
+def _lines(alerting: Alerting, by: Sequence[str]) -> Iterator[str]:
     yield _BEGIN.rstrip("\n")
+    yield f"  group_by: [{', '.join(dict.fromkeys(('alertname', *by, MODEL_NAME)))}]"
     wait, interval, repeat = _WAITS[LOW]
     yield from (f"  group_wait: {wait}", f"  group_interval: {interval}", f"  repeat_interval: {repeat}", "  routes:")
     for severity in (CRITICAL, HIGH, LOW):
@@ -79,7 +75,30 @@ def _lines(alerting: Alerting) -> Iterator[str]:
         yield "        send_resolved: true"
     else:
         yield from _pagerduty(alerting.page_key_file or alerting.pagerduty_key_file, "critical")
-    yield _INHIBIT.rstrip("\n")
+    if by:
+        yield from _inhibitions(by)
+
+
+def _inhibitions(by: Sequence[str]) -> Iterator[str]:
+    # Two alerts without a label have it in common for Alertmanager: one without a fleet would silence all such
+    known = "".join(f""", '{name}!=""'""" for name in by)
+    critical = f"""'severity="{CRITICAL}"'"""
+    yield "inhibit_rules:"
+    for comment, source, target, equal in (
+        (
+            "who is fed with stale features sees them drift: the cause is known",
+            f"""{critical}, 'cause="{DATA}"'""",
+            f"""'alertname=~"{_DRIFT}"'""",
+            by,
+        ),
+        ("somebody is at it already", critical, f"""'severity=~"{LOW}|{HIGH}"'""", by),
+        ("", f"""'severity="{HIGH}"', '{MODEL_NAME}!=""'""", f"""'severity="{LOW}"'""", (*by, MODEL_NAME)),
+    ):
+        if comment:
+            yield f"  # {comment}"
+        yield f"  - source_matchers: [{source}{known}]"
+        yield f"    target_matchers: [{target}]"
+        yield f"    equal: [{', '.join(equal)}]"
 
 
 def _pagerduty(key_file: str, severity: str) -> Iterator[str]:
