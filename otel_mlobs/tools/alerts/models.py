@@ -260,26 +260,33 @@ class Models:
     def _no_labels(self, scope: Scope) -> Definition:
         labels = prometheus_name(semconv.OUTCOME_LABELS)
         joined = f"{labels}{selector(equals(RESULT, 'joined'))}"
+        one = series(labels, _labels(scope), **{RESULT: "joined"})
 
         def come(then: float) -> tuple[tuple[str, str], ...]:
             counts = counter((600.0, 1.0), (26 * HOUR, then))
-            return ((series(labels, _labels(scope), **{RESULT: "joined"}), counts),)
+            return ((one, counts),)
 
         return Definition(
             "LabelsMissing",
             LOW,
             MODEL,
             f"{sum_by(self._model, f'increase({joined}[1d])')} == 0\nand\n"
-            f"{sum_by(self._model, f'increase({joined}[7d])')} > 0",
+            f"{sum_by(self._model, f'increase({joined}[7d])')} > 0\n"
+            f"and\ngroup by ({', '.join(self._model)}) ({joined})",
             f"no labels come for {_MODEL}",
             "None found its prediction in the last day, and some did in the week.",
-            "Without them nobody knows whether the model is right.",
+            "Without them nobody knows whether the model is right. Of a version that is gone none are awaited.",
             scope.objective,
             hold=HOUR,
             dashboard=_DASHBOARD,
             cases=(
                 Case("they stop", come(0.0), fires=600.0 + DAY + 15.0 + HOUR),
                 Case("they come", come(0.01), lasts=2 * HOUR),
+                Case(
+                    "another version took over hours after the last",
+                    ((one, f"{counter((600.0, 1.0), (4 * HOUR, 0.0))} _x{round(26 * HOUR / STEP)}"),),
+                    lasts=28 * HOUR,
+                ),
                 NOTHING,
             ),
         )
