@@ -91,6 +91,7 @@ def test_a_model_has_what_it_does_not_say_from_the_default(written: Callable[[st
     assert (found.view("user_features").freshness, found.view("user_features").stale_share) == (900.0, 0.01)
     assert found.view("user_features").latency == 0.1
     assert found.latencies == (0.05, 0.1)
+    assert Objectives(views={"users": Objective(latency=0.3)}).latencies == (0.08, 0.3)
     assert found.ages == {900.0}
 
 
@@ -133,6 +134,8 @@ def test_without_a_file_the_defaults_hold() -> None:
         ("[objectives]\nlatency = 1" + "0" * 400, 2, ["objectives.latency must be a duration"]),
         ("[objectives]\nerrors_for = '20000w'", 2, ["objectives.errors_for must be a duration of 10 years at most"]),
         ("[objectives]\nowner = 'a\u0085b'", 2, ["objectives.owner must be a line of text"]),
+        ("[objectives]\nrunbooks = 'ftp://wiki.example'", 2, ["objectives.runbooks must be a URL", "ftp"]),
+        ("[objectives]\nvalue_at_risk = { 'ÄÖÜ' = 1 }", 2, ["objectives.value_at_risk.ÄÖÜ is no currency"]),
         ("[objectives]\nrunbooks = 'https://[x'", 2, ["objectives.runbooks must be a URL"]),
         ("[objectives]\ndashboards = 'https://x/?orgId=2'", 2, ["objectives.dashboards", "without ? and #"]),
         ("[objective]\nlatency = 1", 1, ["there is no table 'objective'", "'objectives'"]),
@@ -163,10 +166,11 @@ def test_a_file_that_is_nested_too_deep_is_no_toml(written: Callable[[str], str]
         load_objectives(written("a = " + "[" * 5000 + "]" * 5000))
 
 
-def test_a_secret_in_a_url_is_refused_and_not_shown(written: Callable[[str], str]) -> None:
+@pytest.mark.parametrize("secret", ["me:hunter2", "hunter2", ":hunter2"])
+def test_a_secret_in_a_url_is_refused_and_not_shown(written: Callable[[str], str], secret: str) -> None:
     """The URL is in every alert that goes out."""
     with pytest.raises(ConfigurationError, match="must not have a user or password") as raised:
-        load_objectives(written("[objectives]\ndashboards = 'https://me:hunter2@grafana.example'"))
+        load_objectives(written(f"[objectives]\ndashboards = 'https://{secret}@grafana.example'"))
     assert "hunter2" not in str(raised.value)
 
 
