@@ -146,10 +146,11 @@ def test_what_is_wrong_is_named_with_its_line_and_key(
 ) -> None:
     """Before anything is built, and the same for the library and for the commands that read the file."""
     path = written(text)
-    with pytest.raises(ConfigurationError) as raised:
-        resolve({}, {"MLOBS_CONFIG": path})
-    for word in [f"{path}, line {line}: ", *words]:
-        assert word in str(raised.value)
+    for load in (lambda: resolve({}, {"MLOBS_CONFIG": path}), lambda: load_objectives(path)):
+        with pytest.raises(ConfigurationError) as raised:
+            load()
+        for word in [f"{path}, line {line}: ", *words]:
+            assert word in str(raised.value)
 
 
 @pytest.mark.parametrize("sign", [r"\n", r"\u2028", r"\u0085", r"\u007f", r"\ufffe", r"\u0000"])
@@ -184,9 +185,15 @@ def test_the_settings_of_old_are_the_default_objective(written: Callable[[str], 
     assert settings.objectives.model("ltr v2").latency == settings.latency_objective == 0.3
     assert settings.objectives.view("user_features").freshness == 900.0
     assert settings.objectives.view("others").freshness == settings.feature_age_objective == 7200.0
+    of_file = written("[configure]\nlatency_objective = '9ms'\nfeature_age_objective = 60\n")
+    assert load_objectives(of_file) == resolve({}, {"MLOBS_CONFIG": of_file}).objectives
+    assert (load_objectives(of_file).default.latency, load_objectives(of_file).default.freshness) == (0.009, 60.0)
+    with pytest.raises(ConfigurationError, match=r"line 2: configure\.latency_objective must be a duration"):
+        load_objectives(written("[configure]\nlatency_objective = 'soon'\n"))
     twice = written("[configure]\nlatency_objective = 0.2\n[objectives]\nlatency = 0.1\n")
-    with pytest.raises(ConfigurationError, match=r"line 4: objectives\.latency says what latency_objective"):
-        resolve({}, {"MLOBS_CONFIG": twice})
+    for load in (lambda: resolve({}, {"MLOBS_CONFIG": twice}), lambda: load_objectives(twice)):
+        with pytest.raises(ConfigurationError, match=r"line 4: objectives\.latency says what latency_objective"):
+            load()
 
 
 def test_the_histogram_has_every_objective_for_a_bound(written: Callable[[str], str]) -> None:
