@@ -87,7 +87,7 @@ def test_xray_says_what_it_does_not_take() -> None:
     assert all('backend="cloudwatch"' in note for note in settings.notes)
 
 
-@pytest.mark.parametrize("service", ["xray", "monitoring", "logs"])
+@pytest.mark.parametrize("service", ["xray", "monitoring", "logs", "XRay"])
 @pytest.mark.parametrize(("region", "top"), [("eu-west-1", "amazonaws.com"), ("cn-north-1", "amazonaws.com.cn")])
 def test_one_endpoint_of_aws_stands_for_all_three(service: str, region: str, top: str) -> None:
     """Each signal goes to its own host of the same region, and is signed."""

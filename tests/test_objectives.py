@@ -91,6 +91,7 @@ def test_a_model_has_what_it_does_not_say_from_the_default(written: Callable[[st
     assert (found.view("user_features").freshness, found.view("user_features").stale_share) == (900.0, 0.01)
     assert found.view("user_features").latency == 0.1
     assert found.latencies == (0.05, 0.1)
+    assert Objectives(views={"users": Objective(latency=0.3)}).latencies == (0.08, 0.3)
     assert found.ages == {900.0}
 
 
@@ -133,6 +134,8 @@ def test_without_a_file_the_defaults_hold() -> None:
         ("[objectives]\nlatency = 1" + "0" * 400, 2, ["objectives.latency must be a duration"]),
         ("[objectives]\nerrors_for = '20000w'", 2, ["objectives.errors_for must be a duration of 10 years at most"]),
         ("[objectives]\nowner = 'a\u0085b'", 2, ["objectives.owner must be a line of text"]),
+        ("[objectives]\nrunbooks = 'ftp://wiki.example'", 2, ["objectives.runbooks must be a URL", "ftp"]),
+        ("[objectives]\nvalue_at_risk = { 'ÄÖÜ' = 1 }", 2, ["objectives.value_at_risk.ÄÖÜ is no currency"]),
         ("[objectives]\nrunbooks = 'https://[x'", 2, ["objectives.runbooks must be a URL"]),
         ("[objectives]\ndashboards = 'https://x/?orgId=2'", 2, ["objectives.dashboards", "without ? and #"]),
         ("[objective]\nlatency = 1", 1, ["there is no table 'objective'", "'objectives'"]),
@@ -143,10 +146,11 @@ def test_what_is_wrong_is_named_with_its_line_and_key(
 ) -> None:
     """Before anything is built, and the same for the library and for the commands that read the file."""
     path = written(text)
-    with pytest.raises(ConfigurationError) as raised:
-        resolve({}, {"MLOBS_CONFIG": path})
-    for word in [f"{path}, line {line}: ", *words]:
-        assert word in str(raised.value)
+    for load in (lambda: resolve({}, {"MLOBS_CONFIG": path}), lambda: load_objectives(path)):
+        with pytest.raises(ConfigurationError) as raised:
+            load()
+        for word in [f"{path}, line {line}: ", *words]:
+            assert word in str(raised.value)
 
 
 @pytest.mark.parametrize("sign", [r"\n", r"\u2028", r"\u0085", r"\u007f", r"\ufffe", r"\u0000"])
@@ -163,10 +167,11 @@ def test_a_file_that_is_nested_too_deep_is_no_toml(written: Callable[[str], str]
         load_objectives(written("a = " + "[" * 5000 + "]" * 5000))
 
 
-def test_a_secret_in_a_url_is_refused_and_not_shown(written: Callable[[str], str]) -> None:
+@pytest.mark.parametrize("secret", ["me:hunter2", "hunter2", ":hunter2"])
+def test_a_secret_in_a_url_is_refused_and_not_shown(written: Callable[[str], str], secret: str) -> None:
     """The URL is in every alert that goes out."""
     with pytest.raises(ConfigurationError, match="must not have a user or password") as raised:
-        load_objectives(written("[objectives]\ndashboards = 'https://me:hunter2@grafana.example'"))
+        load_objectives(written(f"[objectives]\ndashboards = 'https://{secret}@grafana.example'"))
     assert "hunter2" not in str(raised.value)
 
 
@@ -180,9 +185,15 @@ def test_the_settings_of_old_are_the_default_objective(written: Callable[[str], 
     assert settings.objectives.model("ltr v2").latency == settings.latency_objective == 0.3
     assert settings.objectives.view("user_features").freshness == 900.0
     assert settings.objectives.view("others").freshness == settings.feature_age_objective == 7200.0
+    of_file = written("[configure]\nlatency_objective = '9ms'\nfeature_age_objective = 60\n")
+    assert load_objectives(of_file) == resolve({}, {"MLOBS_CONFIG": of_file}).objectives
+    assert (load_objectives(of_file).default.latency, load_objectives(of_file).default.freshness) == (0.009, 60.0)
+    with pytest.raises(ConfigurationError, match=r"line 2: configure\.latency_objective must be a duration"):
+        load_objectives(written("[configure]\nlatency_objective = 'soon'\n"))
     twice = written("[configure]\nlatency_objective = 0.2\n[objectives]\nlatency = 0.1\n")
-    with pytest.raises(ConfigurationError, match=r"line 4: objectives\.latency says what latency_objective"):
-        resolve({}, {"MLOBS_CONFIG": twice})
+    for load in (lambda: resolve({}, {"MLOBS_CONFIG": twice}), lambda: load_objectives(twice)):
+        with pytest.raises(ConfigurationError, match=r"line 4: objectives\.latency says what latency_objective"):
+            load()
 
 
 def test_the_histogram_has_every_objective_for_a_bound(written: Callable[[str], str]) -> None:

@@ -764,3 +764,22 @@ def test_slow_is_what_the_objective_of_the_model_or_view_says(
     kept = process.kept()
     assert set(kept) == ({"GET /", "prediction"} if reason else set())
     assert not reason or kept["GET /"].attributes[REASON] == reason
+
+
+def test_a_slow_model_allows_its_request_time_and_no_other_operation() -> None:
+    """Neither a request that is decided before its end is slow for it; an operation beside it has its own objective."""
+    before = objectives.current()
+    objectives.use(Objectives(models={"batch": Objective(latency=5.0)}))
+    try:
+        process = Process()
+        server = process.span("GET /", kind=SpanKind.SERVER)
+        process.operation("prediction", server, **{semconv.MODEL_NAME: "batch"}).end(200 * MS)
+        process.clock.now += 1.0
+        process.processor.force_flush()
+        assert process.counts() == {"dropped flush": 1}
+        server = process.span("GET /", kind=SpanKind.SERVER)
+        process.operation("prediction", server, **{semconv.MODEL_NAME: "batch"}).end(200 * MS)
+        process.operation("ranking", server).end(90 * MS)
+        assert process.counts() == {"dropped flush": 1, "kept slow": 1}
+    finally:
+        objectives.use(before)

@@ -26,8 +26,8 @@ from otel_mlobs.settings.checks import (
     positive,
 )
 from otel_mlobs.settings.checks import redacted as redacted
+from otel_mlobs.settings.objectives import AS_SETTINGS, objectives_of, said_once
 from otel_mlobs.settings.objectives import Objectives as Objectives
-from otel_mlobs.settings.objectives import objectives_of
 from otel_mlobs.settings.records import DEFAULT_TIMEOUT as DEFAULT_TIMEOUT
 from otel_mlobs.settings.records import SIGNALS as SIGNALS
 from otel_mlobs.settings.records import Headers as Headers
@@ -71,7 +71,6 @@ ARGUMENTS = (
     "exception_messages", "gpu", "gpu_names", "gpu_reporter", "host",
 )  # fmt: skip
 """What may be said, as an argument of ``configure`` or as a key of the file's ``[configure]`` table."""
-FILE_TABLES = ("configure", "objectives", "alerting")
 
 
 def resolve(
@@ -93,7 +92,6 @@ def duration_bounds(base: tuple[float, ...], objectives: Objectives) -> tuple[fl
 def load_file(path: str) -> TomlFile:
     """The file at ``path``; an unknown table or key in it raises and names the nearest one."""
     file = read(path)
-    file.known((), FILE_TABLES)
     file.known(("configure",), ARGUMENTS)
     return file
 
@@ -401,11 +399,8 @@ class _Resolver:
     def _with_arguments(self, file: TomlFile) -> Objectives:
         """The objectives of the file, with those that are said as settings instead."""
         said: dict[str, float] = {}
-        for setting, key in (("latency_objective", "latency"), ("feature_age_objective", "freshness")):
-            if setting in self._file and key in file.table("objectives"):
-                raise ConfigurationError(
-                    f"{file.where('objectives', key)} says what {setting} in [configure] says: one of them must go"
-                )
+        said_once(file)
+        for setting, key in AS_SETTINGS.items():
             value = self._value(setting)
             if value is not None:
                 try:

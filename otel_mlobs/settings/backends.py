@@ -44,9 +44,10 @@ def own_aws_host(url: str, signal: Signal) -> str:
     """``url`` at the AWS host that takes ``signal``: one ``endpoint`` may stand for all three; any other as it is."""
     host = _host(url)
     found = _AWS_HOST.fullmatch(host)
-    if found is None or found["service"] == AWS_SERVICES[signal]:
+    if found is None:
         return url
-    return url.replace(host, AWS_SERVICES[signal] + host[len(found["service"]) :], 1)
+    at = url.lower().index(host)  # a host may be written in capitals
+    return url[:at] + AWS_SERVICES[signal] + host[len(found["service"]) :] + url[at + len(host) :]
 
 
 def is_signed(signal: Signal, url: str, protocol: str, environ: Mapping[str, str]) -> bool:

@@ -27,6 +27,8 @@ _EVERYWHERE = ("latency", "latency_quantile", "errors", "errors_for", "traffic_f
 _OF_MODELS = ("drift_tolerance", "performance", "value_at_risk")
 _OF_VIEWS = ("freshness", "stale_share")
 _TABLES = ("models", "views")
+AS_SETTINGS = {"latency_objective": "latency", "feature_age_objective": "freshness"}
+"""Arguments of ``configure``, and keys of its table, that say an objective of all that have none of their own."""
 _LONGEST = 315_360_000.0
 """Ten years: Prometheus knows no durations above 292 years, and whoever writes one means something else."""
 
@@ -102,7 +104,25 @@ def load_objectives(path: str | None) -> Objectives:
     Raises:
         ConfigurationError: the file cannot be read, or something in it is wrong: with its line and key.
     """
-    return objectives_of(EMPTY if path is None else read(path, "the objectives' file"))
+    file = EMPTY if path is None else read(path, "the objectives' file")
+    said_once(file)
+    said: dict[str, float] = {}
+    for setting, key in AS_SETTINGS.items():
+        if setting in file.table("configure"):
+            try:
+                said[key] = _duration(file.table("configure")[setting])
+            except ValueError as error:
+                raise ConfigurationError(f"{file.where('configure', setting)} {error}") from None
+    return objectives_of(file, **said)
+
+
+def said_once(file: TomlFile) -> None:
+    """Raise where the file says an objective as a setting of ``configure``, too."""
+    for setting, key in AS_SETTINGS.items():
+        if setting in file.table("configure") and key in file.table("objectives"):
+            raise ConfigurationError(
+                f"{file.where('objectives', key)} says what {setting} in [configure] says: one of them must go"
+            )
 
 
 def objectives_of(file: TomlFile, **said: float) -> Objectives:

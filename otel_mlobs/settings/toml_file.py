@@ -17,6 +17,9 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
+TABLES = ("configure", "objectives", "alerting")
+"""What may be in the file."""
+
 _PART = r"""(?:[A-Za-z0-9_-]+|"(?:[^"\\]|\\.)*"|'[^']*')"""
 _KEY = rf"{_PART}(?:\s*\.\s*{_PART})*"
 _TABLE = re.compile(rf"\s*\[\s*({_KEY})\s*\]")
@@ -60,14 +63,16 @@ EMPTY = TomlFile("", {}, {})
 
 
 def read(path: str, blame: str = "MLOBS_CONFIG") -> TomlFile:
-    """The file at ``path``; one that cannot be read, or is no TOML, raises ``ConfigurationError``."""
+    """The file at ``path``; what cannot be read, is no TOML or has an unknown table raises ``ConfigurationError``."""
     try:
         text = Path(path).read_bytes().decode("utf-8")
-        return TomlFile(path, tomllib.loads(text), _lines(text))
+        found = TomlFile(path, tomllib.loads(text), _lines(text))
     except OSError as error:
         raise ConfigurationError(f"{blame}={path!r} cannot be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, ValueError, RecursionError) as error:
         raise ConfigurationError(f"{path} is not valid TOML: {error}") from error
+    found.known((), TABLES)
+    return found
 
 
 def _lines(text: str) -> dict[tuple[str, ...], int]:

@@ -50,7 +50,7 @@ class Models:
     """The rules for models; they read what the rules for drift and for outcomes record, of those two windows."""
 
     def __init__(self, by: Sequence[str], drift_window: str, outcome_window: str) -> None:
-        self._model = (*by, MODEL_NAME, VERSION, PROFILE)
+        self._by = tuple(by)
         self._drift, self._outcomes = drift_window, outcome_window
 
     def alerts(self, scope: Scope) -> Iterator[Definition]:
@@ -261,27 +261,34 @@ class Models:
     def _no_labels(self, scope: Scope) -> Definition:
         labels = prometheus_name(semconv.OUTCOME_LABELS)
         joined = f"{labels}{selector(equals(RESULT, 'joined'))}"
+        one = series(labels, _labels(scope), **{RESULT: "joined"})
+        newer = series(labels, {**_labels(scope), VERSION: "2"}, **{RESULT: "joined"})
+        whole = (*self._by, MODEL_NAME)
 
         def come(then: float | None) -> tuple[tuple[str, str], ...]:
             counts = counter((600.0, 1.0)) if then is None else counter((600.0, 1.0), (26 * HOUR, then))
-            return ((series(labels, _labels(scope), **{RESULT: "joined"}), counts),)
+            return ((one, counts),)
 
         return Definition(
             "LabelsMissing",
             LOW,
             MODEL,
-            f"{sum_by(self._model, f'increase({joined}[7d])')} > 0\nunless\n"
-            f"{sum_by(self._model, f'increase({joined}[1d])')} > 0",
-            f"no labels come for {_MODEL}",
+            f"{sum_by(whole, f'increase({joined}[7d])')} > 0\nunless\n{sum_by(whole, f'increase({joined}[1d])')} > 0",
+            f"no labels come for {{{{ $labels.{MODEL_NAME} }}}}",
             "None found its prediction in the last day, and some did in the week.",
-            "Without them nobody knows whether the model is right.",
+            "Without them nobody knows whether the model is right. Of all its versions, since one follows another.",
             scope.objective,
             hold=HOUR,
-            dashboard=_DASHBOARD,
+            dashboard=link("mlobs-model", model=MODEL_NAME),
             cases=(
                 Case("they stop", come(0.0), fires=600.0 + DAY + 15.0 + HOUR),
                 Case("they come", come(0.01), lasts=2 * HOUR),
                 Case("who joins them is gone", come(None), fires=600.0 + DAY + 15.0 + HOUR),
+                Case(
+                    "another version took over",
+                    ((one, counter((600.0, 1.0))), (newer, counter((600.0, 0.0), (26 * HOUR, 0.01)))),
+                    lasts=26 * HOUR,
+                ),
                 NOTHING,
             ),
         )

@@ -290,9 +290,11 @@ class Operations:
             SYSTEM,
             f"group by ({self._by}) (last_over_time({ERRORS}[1h]))\nunless\ngroup by ({self._by}) ({ERRORS})",
             "{{ with $labels.job }}{{ . }}{{ else }}the service{{ end }} no longer reports",
-            "It sent metrics within the last hour and sends none now: it is down, or what it sends does not arrive.",
-            "Every operation has a counter of errors from its start, so without one there is no process, or no way for "
-            "what it says. Ends by itself after an hour; a model that the objectives name has ModelMissing as well.",
+            "It sent metrics within the last hour and sends none now: it is down, what it sends does not arrive, or it "
+            "has been started anew and not been called since.",
+            "Every operation has a counter of errors from its first call, so without one there is no process, no call "
+            "since its start, or no way for what it says. Ends by itself after an hour; a model that the objectives "
+            "name has ModelMissing as well.",
             scope.objective,
             hold=120.0,
             dashboard=link("mlobs-overview"),
@@ -307,7 +309,7 @@ class Operations:
             SYSTEM,
             f"absent({ERRORS}{selector(equals(MODEL_NAME, model))})",
             f"{{{{ $labels.{MODEL_NAME} }}}} is not served",
-            "The objectives name it, and no process reports of it.",
+            "The objectives name it, and no process has been asked for it since its start.",
             "For as long as it lasts: the objectives say that the model is to be there.",
             scope.objective,
             hold=600.0,
