@@ -182,7 +182,7 @@ def test_whoever_gets_it_is_told_where_there_is_more() -> None:
     rule = _named("OperationSlow", Objectives(default=whole)).rule()
     assert rule.annotations["runbook_url"] == "https://wiki.example/runbooks/OperationSlow"
     assert rule.annotations["dashboard_url"].startswith(
-        "https://grafana.example/d/mlobs-operation?var-job={{ $labels.job | urlquery }}&var-operation="
+        "https://grafana.example/d/mlobs-operation?orgId=1{{ with $labels.job }}&var-job={{ . | urlquery }}{{ end }}"
     )
     assert rule.annotations["traces_url"].endswith("&minDuration=80ms")
     assert rule.labels == {"severity": "low", "cause": "system", "owner": "risk"}

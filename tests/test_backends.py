@@ -220,6 +220,22 @@ def test_datadog_gets_exact_deltas_also_over_a_fork() -> None:
         } == {("shop", "7", "prod")}
 
 
+def test_a_delta_of_nothing_is_sent_every_time() -> None:
+    """That nothing failed is said again and again: behind a gateway the series would else end, and be missed."""
+    script = """
+    mlobs.configure("s", backend="datadog", endpoint=os.environ["TO"], metric_interval=3600)
+    mlobs.prediction(model="m")(lambda: 1)()
+    for _ in range(3):
+        assert mlobs.force_flush(10)
+    """
+    with Receiver() as receiver:
+        run(script, env={"TO": receiver.url})
+        errors = list(receiver.points("mlobs.operation.errors"))
+        assert len(errors) >= 3
+        assert {(point.value, point.cumulative) for point in errors} == {(0, False)}
+        assert {point.value for point in receiver.points("mlobs.internal.errors")} == {0}
+
+
 def test_datadog_gets_deltas_over_grpc_too() -> None:
     """The exporter for gRPC is asked for the same."""
     script = """

@@ -255,6 +255,13 @@ class ErrorCounter:
                 return
         _counter(semconv.OPERATION_ERRORS).add(1, attributes)
 
+    def repeat_zeros(self) -> None:
+        """Have every series collected although nothing failed, as with deltas only what was added to is."""
+        with self._lock:
+            announced = list(self._announced)
+        for key in announced:
+            _counter(semconv.OPERATION_ERRORS).add(0, dict(key))
+
     def holding_back(self) -> bool:
         """Whether errors wait for their zero."""
         return any(self._held.values())

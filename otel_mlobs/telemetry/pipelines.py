@@ -20,6 +20,7 @@ from opentelemetry.sdk.metrics import Counter, Histogram, ObservableCounter, Obs
 from opentelemetry.sdk.metrics.export import AggregationTemporality, InMemoryMetricReader, MetricExportResult
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
+from otel_mlobs import semconv
 from otel_mlobs.settings.backends import AWS_POINTS_PER_REQUEST
 from otel_mlobs.telemetry import absolute, collected, guard, instruments, vendors
 from otel_mlobs.telemetry.outage import reasons
@@ -255,6 +256,10 @@ class MetricPipeline:
             self._sending.release()
 
     def _collect(self) -> MetricsData | None:
+        # By this the process is known to be there, whatever it does or does not
+        instruments.internal_errors().add(0, {semconv.INTERNAL_COMPONENT: "metrics"})
+        if self._delta:
+            instruments.operation_errors.repeat_zeros()
         data = self.reader.get_metrics_data()
         if self._delta:
             data = without_first_totals(data, absolute.totals, self._seen)

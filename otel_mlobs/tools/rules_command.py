@@ -77,9 +77,10 @@ def run(options: argparse.Namespace) -> int:
     _check(options, which)
     if which == "all":
         folder = Path(options.output)
+        texts = {file: _text(options, name) for name, file in FILES.items()}  # all of them, before any is written
         folder.mkdir(parents=True, exist_ok=True)
-        for name, file in FILES.items():
-            (folder / file).write_text(_text(options, name), encoding="utf-8")
+        for file, text in texts.items():
+            (folder / file).write_text(text, encoding="utf-8")
             print(folder / file)
     elif options.output is None:
         print(_text(options, which), end="")

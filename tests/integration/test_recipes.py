@@ -107,7 +107,7 @@ def test_prometheus_takes_otlp_and_the_rules(
     folder = tmp_path / "prometheus"
     shutil.copytree(RECIPES / "prometheus", folder)
     (folder / "rules").mkdir(exist_ok=True)
-    (folder / "rules" / "drift.yml").write_text(drift_rules(interval=1))
+    (folder / "rules" / "drift.rules.yml").write_text(drift_rules(interval=1))
     checked = subprocess.run(
         [promtool, "check", "config", folder / "prometheus.yml"], capture_output=True, text=True, check=False
     )

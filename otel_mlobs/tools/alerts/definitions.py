@@ -205,8 +205,11 @@ def _literal(text: str) -> str:
 def link(dashboard: str, **variables: str) -> str:
     """A dashboard with its variables taken from the alert's labels, as a template."""
     given = {"job": "job", **variables}
-    pairs = (f"var-{name}={{{{ $labels.{of} | urlquery }}}}" for name, of in given.items())
-    return f"{dashboard}?{'&'.join(pairs)}"
+    # What the alert has no label for is left out: an empty variable would select nothing
+    pairs = (
+        f"{{{{ with $labels.{of} }}}}&var-{name}={{{{ . | urlquery }}}}{{{{ end }}}}" for name, of in given.items()
+    )
+    return f"{dashboard}?orgId=1{''.join(pairs)}"
 
 
 def series(name: str, labels: Mapping[str, str], **more: str) -> str:

@@ -218,6 +218,12 @@ def missing(scope: Scope) -> Iterator[Case]:
         ends=2 * HOUR + 60.0,
         lasts=3 * HOUR,
     )
+    there = series(prometheus_name(semconv.INTERNAL_ERRORS), {"mlobs_internal_component": "metrics"})
+    yield Case(
+        "it was started anew and nobody has called since",
+        ((counts, gauge((HOUR, 0.0), (HOUR, None))), (there, gauge((2 * HOUR, 0.0)))),
+        lasts=2 * HOUR,
+    )
     yield Case("all is there", ((counts, gauge((2 * HOUR, 0.0))),), lasts=2 * HOUR)
     yield NOTHING
 

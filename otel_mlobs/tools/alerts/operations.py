@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 OF_OPERATION = (OPERATION, MODEL_NAME, VERSION, VIEW, SOURCE)
 DURATION = prometheus_name(semconv.OPERATION_DURATION)
 ERRORS = prometheus_name(semconv.OPERATION_ERRORS)
+INTERNAL = prometheus_name(semconv.INTERNAL_ERRORS)
 FLOOR_WINDOW = 300.0
 """Seconds that an objective's traffic floor is of."""
 BURNS = (
@@ -288,13 +289,13 @@ class Operations:
             "TelemetryMissing",
             HIGH,
             SYSTEM,
-            f"group by ({self._by}) (last_over_time({ERRORS}[1h]))\nunless\ngroup by ({self._by}) ({ERRORS})",
+            f"group by ({self._by}) (last_over_time({ERRORS}[1h]))\n"
+            f"unless\n(group by ({self._by}) ({ERRORS}) or group by ({self._by}) ({INTERNAL}))",
             "{{ with $labels.job }}{{ . }}{{ else }}the service{{ end }} no longer reports",
-            "It sent metrics within the last hour and sends none now: it is down, what it sends does not arrive, or it "
-            "has been started anew and not been called since.",
-            "Every operation has a counter of errors from its first call, so without one there is no process, no call "
-            "since its start, or no way for what it says. Ends by itself after an hour; a model that the objectives "
-            "name has ModelMissing as well.",
+            "It sent metrics within the last hour and sends none now: it is down, or what it sends does not arrive.",
+            "Every process sends how often this library failed, so without that and without operations there is none, "
+            "or no way for what it says. With providers of somebody else's also one that has not been called since its "
+            "start. Ends by itself after an hour; a model that the objectives name has ModelMissing as well.",
             scope.objective,
             hold=120.0,
             dashboard=link("mlobs-overview"),
