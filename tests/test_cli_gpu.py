@@ -144,7 +144,8 @@ def live(driver: standin.Driver, prelude: str = "") -> tuple[str, int]:
     """What the live view draws in a terminal of 200 columns until it has drawn twice, and its exit code on Ctrl-C."""
     # Whatever the tests before this one, or who runs them, have done to it
     hears = "signal.signal(signal.SIGINT, signal.default_int_handler)\nsignal.pthread_sigmask(signal.SIG_SETMASK, ())"
-    program = f"import signal\n{hears}\n{prelude}\nfrom otel_mlobs.tools.cli import main\nraise SystemExit(main(['gpu', '--interval', '0.1']))"
+    command = "from otel_mlobs.tools.cli import main\nraise SystemExit(main(['gpu', '--interval', '0.1']))"
+    program = f"import signal\n{hears}\n{prelude}\n{command}"
     primary, secondary = pty.openpty()
     environ = {**os.environ, **standin.env(driver), "TERM": "xterm", "COLUMNS": "200", "PYTHONIOENCODING": "utf-8"}
     process = subprocess.Popen(
