@@ -51,7 +51,7 @@ class Objective:
         owner: who is told, a team's name.
         runbooks: URL of the runbooks, with ``{alert}`` where the alert's name goes, or to which it is added.
         dashboards: URL of the Grafana that has the dashboards; empty if there is none.
-        traces: URL of the pages of Jaeger or of Grafana's Explore; empty if there is none.
+        traces: URL of Jaeger's pages; empty if there are none.
     """
 
     latency: float = 0.08
