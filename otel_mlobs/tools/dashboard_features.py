@@ -32,13 +32,13 @@ from otel_mlobs.tools.dashboard_queries import (
     VERSION,
     VIEW,
     by,
-    label,
     quantiles,
     rate,
     ratio,
     series,
     shown,
 )
+from otel_mlobs.tools.rules import label
 
 if TYPE_CHECKING:
     from otel_mlobs.tools.dashboard_parts import Context

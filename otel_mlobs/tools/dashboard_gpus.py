@@ -18,11 +18,11 @@ from otel_mlobs.tools.dashboard_queries import (
     VERSION,
     by,
     equal,
-    label,
     select,
     series,
     shown,
 )
+from otel_mlobs.tools.rules import label
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

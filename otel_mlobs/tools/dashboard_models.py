@@ -27,12 +27,12 @@ from otel_mlobs.tools.dashboard_queries import (
     VERSION,
     by,
     constants,
-    label,
     rate,
     ratio,
     series,
     shown,
 )
+from otel_mlobs.tools.rules import label
 
 if TYPE_CHECKING:
     from otel_mlobs.tools.dashboard_parts import Context

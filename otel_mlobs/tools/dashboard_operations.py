@@ -29,7 +29,6 @@ from otel_mlobs.tools.dashboard_queries import (
     VIEW,
     buckets,
     by,
-    label,
     observed,
     quantiles,
     rate,
@@ -37,7 +36,7 @@ from otel_mlobs.tools.dashboard_queries import (
     series,
     shown,
 )
-from otel_mlobs.tools.rules import written_milliseconds
+from otel_mlobs.tools.rules import label, written_milliseconds
 
 if TYPE_CHECKING:
     from otel_mlobs.tools.dashboard_parts import Context

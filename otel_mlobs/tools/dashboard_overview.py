@@ -32,7 +32,6 @@ from otel_mlobs.tools.dashboard_queries import (
     VERSION,
     VIEW,
     by,
-    label,
     like,
     observed,
     quantile,
@@ -40,6 +39,7 @@ from otel_mlobs.tools.dashboard_queries import (
     series,
     shown,
 )
+from otel_mlobs.tools.rules import label
 
 if TYPE_CHECKING:
     from otel_mlobs.tools.dashboard_parts import Context

@@ -22,7 +22,6 @@ from otel_mlobs.tools.dashboard_queries import (
     by,
     constants,
     equal,
-    label,
     observed,
     quantiles,
     quoted,
@@ -31,7 +30,7 @@ from otel_mlobs.tools.dashboard_queries import (
     select,
     shown,
 )
-from otel_mlobs.tools.rules import prometheus_name
+from otel_mlobs.tools.rules import label, prometheus_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -9,19 +9,13 @@ from otel_mlobs import semconv
 from otel_mlobs.tools.dashboard_json import Query
 from otel_mlobs.tools.drift_rules import ALARM_WINDOWS, drift_rules
 from otel_mlobs.tools.outcome_rules import outcome_rules
-from otel_mlobs.tools.rules import bound_texts, prometheus_name, write_duration
+from otel_mlobs.tools.rules import bound_texts, label, prometheus_name, write_duration
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-_ATTRIBUTES = {attribute.key: attribute for metric in semconv.METRICS for attribute in metric.attributes}
 RATE = "$__rate_interval"
 """Grafana's: four times the interval between exports, or the width of a pixel where that is more."""
-
-
-def label(key: str) -> str:
-    """The label that Prometheus has for an attribute of metrics."""
-    return prometheus_name(_ATTRIBUTES[key])
 
 
 JOB, INSTANCE = "job", "instance"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from otel_mlobs import semconv
 from otel_mlobs.core.binning import MISSING, NONFINITE
-from otel_mlobs.tools.rules import Group, Rule, prometheus_name, rule_file, write_duration
+from otel_mlobs.tools.rules import Group, Rule, label, prometheus_name, rule_file, write_duration
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -19,24 +19,17 @@ Z = 1.959963984540054
 """Standard errors on each side of a 95% interval."""
 _LEAST_PROBABILITY = 2.220446049250313e-16
 
-_ATTRIBUTES = {attribute.key: attribute for metric in semconv.METRICS for attribute in metric.attributes}
-
-
-def _label(key: str) -> str:
-    return prometheus_name(_ATTRIBUTES[key])
-
-
-_MODEL = tuple(_label(key) for key in (semconv.MODEL_NAME, semconv.MODEL_VERSION))
-_PROFILE = _label(semconv.PROFILE_ID)
-_CELL, _CLASS, _BIN = _label(semconv.OUTCOME_CELL), _label(semconv.OUTCOME_CLASS), _label(semconv.BIN)
+_MODEL = tuple(label(key) for key in (semconv.MODEL_NAME, semconv.MODEL_VERSION))
+_PROFILE = label(semconv.PROFILE_ID)
+_CELL, _CLASS, _BIN = label(semconv.OUTCOME_CELL), label(semconv.OUTCOME_CLASS), label(semconv.BIN)
 _LABEL, _LABELLED, _RESULT = (
-    _label(semconv.OUTCOME_LABEL), _label(semconv.OUTCOME_LABELLED), _label(semconv.OUTCOME_RESULT)
+    label(semconv.OUTCOME_LABEL), label(semconv.OUTCOME_LABELLED), label(semconv.OUTCOME_RESULT)
 )  # fmt: skip
 _DIRECTION, _CURRENCY, _OUTPUT = (
-    _label(semconv.OUTCOME_DIRECTION), _label(semconv.CURRENCY), _label(semconv.PREDICTION_OUTPUT)
+    label(semconv.OUTCOME_DIRECTION), label(semconv.CURRENCY), label(semconv.PREDICTION_OUTPUT)
 )  # fmt: skip
-_METRIC, _BOUND = _label(semconv.PERFORMANCE_METRIC), _label(semconv.PERFORMANCE_BOUND)
-_EVENT, _POSITION = _label(semconv.RANKING_EVENT), _label(semconv.RANKING_POSITION)
+_METRIC, _BOUND = label(semconv.PERFORMANCE_METRIC), label(semconv.PERFORMANCE_BOUND)
+_EVENT, _POSITION = label(semconv.RANKING_EVENT), label(semconv.RANKING_POSITION)
 
 _ONE, _SEVERAL = f'{_CLASS}=""', f'{_CLASS}!=""'
 _QUANTILES = {"p50": 0.5, "p95": 0.95}

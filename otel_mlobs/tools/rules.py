@@ -10,13 +10,14 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
-from otel_mlobs.semconv import Attribute, Metric
+from otel_mlobs.semconv import METRICS, Attribute, Metric
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 _UNITS = {"s": "seconds", "By": "bytes", "J": "joules", "W": "watts", "Cel": "celsius", "Hz": "hertz",
           "By/s": "bytes_per_second"}  # fmt: skip
+_ATTRIBUTES = {attribute.key: attribute for metric in METRICS for attribute in metric.attributes}
 _DURATION = {"w": 604_800, "d": 86_400, "h": 3_600, "m": 60, "s": 1}
 
 
@@ -37,6 +38,11 @@ def prometheus_name(item: Metric | Attribute) -> str:
     if item.instrument == "counter":
         words.append("total")
     return _escaped("_".join(words))
+
+
+def label(key: str) -> str:
+    """The label that Prometheus has for the attribute ``key`` of the library's metrics."""
+    return prometheus_name(_ATTRIBUTES[key])
 
 
 def _unit(metric: Metric) -> str:

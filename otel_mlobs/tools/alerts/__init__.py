@@ -10,7 +10,7 @@ import math
 from typing import TYPE_CHECKING
 
 from otel_mlobs.settings.objectives import Objectives
-from otel_mlobs.tools.alerts.definitions import scopes_of
+from otel_mlobs.tools.alerts.definitions import STEP, scopes_of
 from otel_mlobs.tools.alerts.features import Features
 from otel_mlobs.tools.alerts.models import Models
 from otel_mlobs.tools.alerts.operations import ERROR_WINDOW, LONG_WINDOWS, WINDOWS, Operations
@@ -116,7 +116,7 @@ def _test(definition: Definition, case: Case) -> Iterator[str]:
     firing = f'ALERTS{{alertname="{definition.name}", alertstate="firing"{labels}}}'
     whose = f" ({', '.join(definition.labels.values())})" if definition.labels else ""
     yield f"  - name: {json.dumps(f'{definition.name}{whose}: {case.name}', ensure_ascii=False)}"
-    yield f"    interval: {write_duration(15)}"
+    yield f"    interval: {write_duration(STEP)}"
     if case.series:
         yield "    input_series:"
         for series, values in case.series:

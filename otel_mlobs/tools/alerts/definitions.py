@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from otel_mlobs import semconv
-from otel_mlobs.tools.rules import Alert, prometheus_name
+from otel_mlobs.tools.rules import Alert, label
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -28,14 +28,6 @@ LEAST_EVENTS = 3
 SHARE = "{{ $value | humanizePercentage }}"
 NUMBER = "{{ $value | humanize }}"
 """The alert's value, in its texts."""
-
-_ATTRIBUTES = {attribute.key: attribute for metric in semconv.METRICS for attribute in metric.attributes}
-
-
-def label(key: str) -> str:
-    """Prometheus' name of an attribute that some metric of the library has."""
-    return prometheus_name(_ATTRIBUTES[key])
-
 
 OPERATION, MODEL_NAME, VERSION, VIEW, STORE, SOURCE, PROFILE, FEATURE, OUTPUT = (
     label(key)

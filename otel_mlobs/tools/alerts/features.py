@@ -25,7 +25,6 @@ from otel_mlobs.tools.alerts.definitions import (
     counter,
     equals,
     gauge,
-    label,
     link,
     percent,
     selector,
@@ -34,7 +33,7 @@ from otel_mlobs.tools.alerts.definitions import (
     unequal,
 )
 from otel_mlobs.tools.alerts.operations import DURATION, rate
-from otel_mlobs.tools.rules import prometheus_name
+from otel_mlobs.tools.rules import label, prometheus_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -22,14 +22,13 @@ from otel_mlobs.tools.alerts.definitions import (
     counter,
     equals,
     gauge,
-    label,
     link,
     selector,
     series,
     sum_by,
     unequal,
 )
-from otel_mlobs.tools.rules import prometheus_name
+from otel_mlobs.tools.rules import label, prometheus_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

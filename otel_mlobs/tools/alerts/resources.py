@@ -16,12 +16,11 @@ from otel_mlobs.tools.alerts.definitions import (
     Definition,
     counter,
     gauge,
-    label,
     link,
     selector,
     series,
 )
-from otel_mlobs.tools.rules import prometheus_name
+from otel_mlobs.tools.rules import label, prometheus_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
