@@ -35,7 +35,7 @@ from otel_mlobs.settings.records import Pipeline as Pipeline
 from otel_mlobs.settings.records import Settings as Settings
 from otel_mlobs.settings.records import Signal as Signal
 from otel_mlobs.settings.times import seconds
-from otel_mlobs.settings.toml_file import EMPTY, TomlFile, read
+from otel_mlobs.settings.toml_file import EMPTY, TomlFile, instead, read
 
 TAKES: dict[str, tuple[Signal, ...]] = {
     "collector": ("traces", "metrics", "logs"),
@@ -99,9 +99,7 @@ def load_file(path: str) -> TomlFile:
 def _known(table: Mapping[str, Any], names: tuple[str, ...], where: str) -> None:
     for key in table:
         if key not in names:
-            near = difflib.get_close_matches(key, names, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(names)}"
-            raise ConfigurationError(f"{where} has no {key!r}{hint}")
+            raise ConfigurationError(f"{where} has no {key!r}; {instead(key, names)}")
 
 
 class _Resolver:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,12 @@ _PART = r"""(?:[A-Za-z0-9_-]+|"(?:[^"\\]|\\.)*"|'[^']*')"""
 _KEY = rf"{_PART}(?:\s*\.\s*{_PART})*"
 _TABLE = re.compile(rf"\s*\[\s*({_KEY})\s*\]")
 _ASSIGNMENT = re.compile(rf"\s*({_KEY})\s*=")
+
+
+def instead(wrong: str, names: Sequence[str]) -> str:
+    """What to write instead of a name that is not among ``names``: the nearest that is, or which there are."""
+    near = difflib.get_close_matches(wrong, names, n=1)
+    return f"did you mean {near[0]!r}?" if near else f"known are {', '.join(names)}"
 
 
 @dataclass(frozen=True)
@@ -53,10 +59,8 @@ class TomlFile:
         """Raise for a key of the table at ``keys`` that is not among ``names``, and name the nearest that is."""
         for key in self.table(*keys):
             if key not in names:
-                near = difflib.get_close_matches(key, names, n=1)
-                hint = f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(names)}"
                 what = f"there is no key {key!r}" if keys else f"there is no table {key!r}"
-                raise ConfigurationError(f"{self.where(*keys, key)}: {what}{hint}")
+                raise ConfigurationError(f"{self.where(*keys, key)}: {what}; {instead(key, names)}")
 
 
 EMPTY = TomlFile("", {}, {})
